@@ -1,0 +1,163 @@
+"""Observable space: the region of interest and its map to the unit cube.
+
+A density f(x) over the region of interest is modelled as a density p(u) over the unit cube,
+
+    f(x) = p(u(x)) prod_d |du_d/dx_d|,    u_d = (t_d(x_d) - t_d(low_d)) / (t_d(high_d) - t_d(low_d)),
+
+with one monotone scale t_d per observable: ``linear`` t = x, ``log`` t = ln(x + offset), ``square`` t = x^2
+(uniform density in a disc becomes uniform in u when x is a radius). The map takes the region of interest onto the cube
+exactly, so a normalised p gives a normalised f and no probability leaks over an edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from surrogate.errors import ConfigError, unknown_name
+
+Scale = Literal["linear", "log", "square"]
+SCALES: tuple[str, ...] = ("linear", "log", "square")
+
+
+@dataclass(frozen=True)
+class Observable:
+    """One reconstructed quantity with its window in the region of interest.
+
+    Parameters
+    ----------
+    name
+        Column name, such as ``cs1``.
+    unit
+        Physical unit, such as ``PE``; empty when dimensionless.
+    low, high
+        The window [low, high], both edges included.
+    scale
+        ``linear``, ``log`` or ``square``.
+    offset
+        Added to x under the logarithm; low + offset must be positive.
+
+    Raises
+    ------
+    ConfigError
+        If the window is empty or not finite, or the scale is undefined on it.
+    """
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    scale: Scale = "linear"
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ConfigError(unknown_name("scale", self.scale, SCALES, f"observable '{self.name}'"))
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ConfigError(
+                f"observable '{self.name}': window [{self.low}, {self.high}] must be finite with low < high"
+            )
+        if self.scale == "log" and self.low + self.offset <= 0:
+            raise ConfigError(
+                f"observable '{self.name}': low + offset = {self.low + self.offset} must be > 0 for the log scale; "
+                "raise the offset or the lower edge"
+            )
+        if self.scale == "square" and self.low < 0:
+            raise ConfigError(f"observable '{self.name}': low = {self.low} must be >= 0 for the square scale")
+
+    def _edges(self) -> tuple[float, float]:
+        if self.scale == "log":
+            return math.log(self.low + self.offset), math.log(self.high + self.offset)
+        if self.scale == "square":
+            return self.low**2, self.high**2
+        return self.low, self.high
+
+    def to_unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u(x) and ln|du/dx|, elementwise."""
+        low, high = self._edges()
+        norm = math.log(high - low)
+        if self.scale == "log":
+            shifted = x + self.offset
+            return (shifted.log() - low) / (high - low), -shifted.log() - norm
+        if self.scale == "square":
+            return (x.square() - low) / (high - low), (2 * x).log() - norm
+        return (x - low) / (high - low), torch.full_like(x, -norm)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """Return x(u), the inverse of :meth:`to_unit`; rounding never carries it over an edge."""
+        low, high = self._edges()
+        t = low + u * (high - low)
+        if self.scale == "log":
+            t = t.exp() - self.offset
+        elif self.scale == "square":
+            t = t.clamp(min=0.0).sqrt()
+        return t.clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class ObservableSpace:
+    """The region of interest: an ordered product of observable windows.
+
+    Raises
+    ------
+    ConfigError
+        If it is empty or a name occurs twice.
+    """
+
+    observables: tuple[Observable, ...]
+
+    def __post_init__(self) -> None:
+        if not self.observables:
+            raise ConfigError("observables: at least one is needed")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"observables: names must be unique, got {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names in order."""
+        return tuple(o.name for o in self.observables)
+
+    @property
+    def dim(self) -> int:
+        """Number of observables D."""
+        return len(self.observables)
+
+    @property
+    def volume(self) -> float:
+        """Volume of the region of interest in physical units."""
+        return math.prod(o.high - o.low for o in self.observables)
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lower and the upper edges, each (D,), with the dtype and device of ``like``."""
+        low = torch.as_tensor([o.low for o in self.observables], dtype=like.dtype, device=like.device)
+        high = torch.as_tensor([o.high for o in self.observables], dtype=like.dtype, device=like.device)
+        return low, high
+
+    def contains(self, x: Tensor) -> Tensor:
+        """Return, for x (*, D), whether each point lies in the region of interest (NaN does not): bool (*,)."""
+        low, high = self.bounds(x)
+        return ((x >= low) & (x <= high)).all(dim=-1)
+
+    def to_unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return u (*, D) in the unit cube and ln|det du/dx| (*,) for x (*, D) inside the region of interest."""
+        parts = [o.to_unit(x[..., d]) for d, o in enumerate(self.observables)]
+        u = torch.stack([p[0] for p in parts], dim=-1).clamp(0.0, 1.0)
+        return u, torch.stack([p[1] for p in parts], dim=-1).sum(dim=-1)
+
+    def from_unit(self, u: Tensor) -> Tensor:
+        """Return x (*, D) for u (*, D) in the unit cube; the inverse of :meth:`to_unit`."""
+        return torch.stack([o.from_unit(u[..., d]) for d, o in enumerate(self.observables)], dim=-1)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return plain data from which :meth:`from_dict` rebuilds the space."""
+        return [asdict(o) for o in self.observables]
+
+    @classmethod
+    def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> ObservableSpace:
+        """Build the space from the output of :meth:`to_dict`."""
+        return cls(tuple(Observable(**o) for o in data))
