@@ -1,0 +1,346 @@
+"""The architecture as rules over the parsed source: who may import what, who may know what, how large things grow.
+
+The rules are the data at the top; each test below applies one of them to every file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Which packages a package may import besides itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "surrogate": set(),
+    "training": {"surrogate"},
+    "inference": {"surrogate"},
+    "xeflow": set(),
+}
+
+# Within a package a file imports only what stands above it. A sub-package's __init__ stands under its folder's name.
+ORDER: dict[str, tuple[str, ...]] = {
+    "surrogate": (
+        "errors",
+        "atomic",
+        "observables",
+        "nuisance",
+        "jet",
+        "source",
+        "univariate",
+        "spline",
+        "guides",
+        "flow",
+        "acceptance",
+        "flow_source",
+        "ensemble",
+        "checkpoint",
+        "binning",
+        "morph",
+        "template",
+        "template_io",
+        "binned",
+    ),
+    "training": (
+        "simulator.theta",
+        "simulator.detector",
+        "simulator.spectra",
+        "simulator.yields",
+        "simulator.quanta",
+        "simulator.signals",
+        "simulator.tpc",
+        "simulator",
+        "events",
+        "event_adapters",
+        "event_set",
+        "batches",
+        "averaging",
+        "config",
+        "datamodule",
+        "module",
+        "fit",
+        "acceptance_fit",
+        "ensemble_fit",
+        "validation",
+        "plots",
+        "cli",
+    ),
+    "inference": (
+        "ancillary",
+        "constraints",
+        "parameters",
+        "science_run",
+        "data",
+        "likelihood",
+        "minimize.status",
+        "minimize.line_search",
+        "minimize.newton",
+        "minimize",
+        "fit",
+        "results",
+        "profile",
+        "asymptotics",
+        "test_statistics",
+        "intervals",
+        "toys",
+        "data_io",
+        "storage",
+        "alea",
+        "config",
+        "model",
+        "plots",
+        "report",
+        "cli",
+    ),
+}
+
+# Third-party modules that only the named files may import.
+KNOWN_ONLY_TO: dict[str, set[str]] = {
+    "nflows": {"surrogate/flow.py"},
+    "safetensors": {"surrogate/checkpoint.py"},
+    "lightning": {"training/datamodule.py", "training/module.py", "training/fit.py"},
+    "pytorch_lightning": set(),
+    "yaml": {"training/config.py", "training/event_adapters.py", "inference/config.py", "inference/alea.py"},
+    "h5py": {
+        "surrogate/template_io.py",
+        "training/events.py",
+        "training/event_adapters.py",
+        "inference/storage.py",
+        "inference/data_io.py",
+    },
+    "matplotlib": {"training/plots.py", "inference/plots.py"},
+    "wimprates": {"training/simulator/spectra.py"},
+    "dask": {"inference/distributed.py"},
+    "distributed": {"inference/distributed.py"},
+    "typer": {"training/cli.py", "inference/cli.py", "xeflow.py"},
+    "importlib": {"xeflow.py", "surrogate/checkpoint.py"},
+    "subprocess": set(),
+    "pickle": set(),
+    "cloudpickle": set(),
+    "dill": set(),
+    "marshal": set(),
+    "shelve": set(),
+    "joblib": set(),
+}
+
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint", "input", "globals"}
+
+# Keyword arguments with these values open a door to code in data files.
+FORBIDDEN_KEYWORDS = {("weights_only", "False"), ("allow_pickle", "True"), ("shell", "True")}
+
+# Files whose functions may take **keywords: the face that takes parameter values by name.
+KEYWORD_CATCHERS = {"inference/model.py"}
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60  # without the docstring
+MAX_CLASS_LINES = 200
+
+# What no tracked text file may say: paths of one machine, and unfinished work.
+FORBIDDEN_TEXT = {
+    "a path of one machine": re.compile(r"(?<![\w.])/(?:work|tmp|root|home/\w+)/"),
+    "unfinished work": re.compile(r"\b(?:TODO|FIXME|XXX|NotImplementedError)\b"),
+}
+TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".cff", ".json", ".csv", ""}
+
+
+@cache
+def sources() -> dict[str, ast.Module]:
+    """Return every file of the packages and the root module, by path relative to the repository."""
+    files = [p for package in ORDER for p in sorted((ROOT / package).rglob("*.py"))] + [ROOT / "xeflow.py"]
+    return {str(p.relative_to(ROOT)): ast.parse(p.read_text(encoding="utf-8")) for p in files}
+
+
+def module_name(path: str) -> tuple[str, str]:
+    """Return the package of a file and its dotted name inside; ``""`` for the package's own __init__."""
+    package, *rest = Path(path).with_suffix("").parts
+    if rest and rest[-1] == "__init__":
+        rest.pop()
+    return package, ".".join(rest)
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the dotted name of everything a file imports, ``from a import b`` as ``a.b``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.lineno, f"{'.' * node.level}{node.module or ''}.{alias.name}"
+
+
+def place_in_order(package: str, dotted: str) -> int | None:
+    """Return where the longest listed prefix of a dotted name stands in its package's order; None when none is."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in ORDER[package]:
+            return ORDER[package].index(name)
+    return None
+
+
+def name_of(call: ast.Call) -> str:
+    return call.func.id if isinstance(call.func, ast.Name) else ""
+
+
+def body_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return how many lines a function has, its docstring not counted."""
+    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+    first = node.body[0]
+    if ast.get_docstring(node) is not None:
+        lines -= (first.end_lineno or first.lineno) - first.lineno + 1
+    return lines
+
+
+def complain(problems: list[str]) -> None:
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
+
+
+def test_every_file_has_its_place():
+    listed = {(package, name) for package, names in ORDER.items() for name in names}
+    problems = []
+    for path in sources():
+        package, name = module_name(path)
+        if package in ORDER and name and (package, name) not in listed:
+            problems.append(
+                f"{path}: add '{name}' to ORDER['{package}'] in {Path(__file__).name}, below all it imports"
+            )
+    complain(problems)
+
+
+def test_packages_import_only_those_below_them():
+    problems = []
+    for path, tree in sources().items():
+        package, _ = module_name(path)
+        for line, name in imports(tree):
+            other = name.split(".")[0]
+            if other in MAY_IMPORT and other != package and other not in MAY_IMPORT[package]:
+                problems.append(f"{path}:{line}: {package} must not import {other} ({name})")
+    complain(problems)
+
+
+def test_files_import_only_what_stands_above_them():
+    problems = []
+    for path, tree in sources().items():
+        package, name = module_name(path)
+        if package not in ORDER or name == "":
+            continue
+        own = place_in_order(package, name)
+        for line, imported in imports(tree):
+            first, _, rest = imported.partition(".")
+            if imported.startswith("."):
+                problems.append(f"{path}:{line}: relative import {imported}; write the full name")
+            if first != package or own is None:
+                continue
+            other = place_in_order(package, rest)
+            if other is None:
+                problems.append(f"{path}:{line}: {imported} is re-exported by the package itself; import the file")
+            elif other >= own:
+                problems.append(f"{path}:{line}: {imported} stands below {name} in ORDER['{package}']")
+    complain(problems)
+
+
+def test_who_knows_what():
+    problems = []
+    for path, tree in sources().items():
+        for line, name in imports(tree):
+            allowed = KNOWN_ONLY_TO.get(name.split(".")[0])
+            if allowed is not None and path not in allowed:
+                problems.append(
+                    f"{path}:{line}: {name} may be imported only by {', '.join(sorted(allowed)) or 'nobody'}"
+                )
+    complain(problems)
+
+
+def test_imports_stand_at_the_top():
+    problems = []
+    for path, tree in sources().items():
+        problems += [
+            f"{path}:{inner.lineno}: import inside {node.name}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.Import | ast.ImportFrom)
+        ]
+    complain(problems)
+
+
+def test_no_code_from_data_and_no_hidden_state():
+    problems = []
+    for path, tree in sources().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and name_of(node) in FORBIDDEN_CALLS:
+                problems.append(f"{path}:{node.lineno}: {name_of(node)}()")
+            if isinstance(node, ast.keyword) and (node.arg, ast.unparse(node.value)) in FORBIDDEN_KEYWORDS:
+                problems.append(f"{path}:{node.value.lineno}: {node.arg}={ast.unparse(node.value)}")
+            if isinstance(node, ast.Global):
+                problems.append(f"{path}:{node.lineno}: global {', '.join(node.names)}")
+            if isinstance(node, ast.Assert):
+                problems.append(f"{path}:{node.lineno}: assert is stripped by -O; raise an error that says what to do")
+    complain(problems)
+
+
+def test_no_keyword_relays():
+    problems = []
+    for path, tree in sources().items():
+        if path in KEYWORD_CATCHERS:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.args.kwarg is not None:
+                problems.append(f"{path}:{node.lineno}: {node.name}(**{node.args.kwarg.arg}); name the arguments")
+    complain(problems)
+
+
+def test_sizes():
+    problems = []
+    for path, tree in sources().items():
+        lines = len((ROOT / path).read_text(encoding="utf-8").splitlines())
+        if lines > MAX_FILE_LINES:
+            problems.append(f"{path}: {lines} lines, at most {MAX_FILE_LINES}; split it by concept")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > MAX_FUNCTION_LINES:
+                problems.append(
+                    f"{path}:{node.lineno}: {node.name} has {body_lines(node)} lines, at most {MAX_FUNCTION_LINES}"
+                )
+            if isinstance(node, ast.ClassDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_CLASS_LINES:
+                    problems.append(
+                        f"{path}:{node.lineno}: class {node.name} has {length} lines, at most {MAX_CLASS_LINES}"
+                    )
+    complain(problems)
+
+
+def test_init_files_only_re_export():
+    problems = []
+    for path, tree in sources().items():
+        if not path.endswith("__init__.py"):
+            continue
+        if ast.get_docstring(tree) is None:
+            problems.append(f"{path}: say in a docstring what the package is")
+        for node in tree.body[1:]:
+            exports = isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]
+            if not (exports or isinstance(node, ast.Import | ast.ImportFrom)):
+                problems.append(f"{path}:{node.lineno}: only imports and __all__ belong here")
+    complain(problems)
+
+
+def test_text_says_nothing_of_one_machine_and_nothing_unfinished():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout")
+    problems = []
+    for name in listing.stdout.decode().split("\0"):
+        path = ROOT / name
+        if not name or path.suffix not in TEXT_SUFFIXES or path == Path(__file__).resolve() or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            problems += [f"{name}:{number}: {what}" for what, pattern in FORBIDDEN_TEXT.items() if pattern.search(line)]
+    complain(problems)
