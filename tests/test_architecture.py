@@ -48,8 +48,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "binned",
     ),
     "training": (
-        "simulator.theta",
         "simulator.detector",
+        "simulator.theta",
         "simulator.spectra",
         "simulator.yields",
         "simulator.quanta",
@@ -72,8 +72,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "cli",
     ),
     "inference": (
-        "ancillary",
         "constraints",
+        "ancillary",
         "parameters",
         "science_run",
         "data",
