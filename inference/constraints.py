@@ -1,7 +1,8 @@
 """Ancillary terms: what other measurements say of a parameter.
 
 Each constraint is the probability of its *centre* a (the ancillary datum, in the units of the parameter) given the
-parameter theta, ln p(a | theta). The centre belongs to the data: toys throw it again, and a data set may shift it. normalisation constants are kept, so that absolute values of ln L can be compared between programs.
+parameter theta, ln p(a | theta). The centre belongs to the data: toys throw it again, and a data set may shift it. All
+normalisation constants are kept, so that absolute values of ln L can be compared between programs.
 """
 
 from __future__ import annotations
