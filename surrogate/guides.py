@@ -232,7 +232,7 @@ def _log_scale(observable: Observable) -> tuple[float, float, float]:
 
 
 def _mover(delta: Tensor, scales: Sequence[tuple[float, float, float]]) -> Move:
-    """Return locations (*, C, K) -> locations + delta x_k/(x_k + offset)/span, with x_k + offset = exp(low + span m_k)."""
+    """Return m (*, C, K) -> m + delta x_k/(x_k + offset)/span, with x_k + offset = exp(low + span m_k)."""
     low, span, offset = delta.new_tensor(scales).unsqueeze(-1).unbind(dim=-2)
     shift = delta.unsqueeze(-1) / span
     if all(scale[2] == 0.0 for scale in scales):

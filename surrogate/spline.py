@@ -93,10 +93,9 @@ class RationalQuadraticMap:
         return (x0 + width * root).clamp(0.0, 1.0)
 
     @torch.no_grad()
-    def sample(self, raw: Tensor, generator: torch.Generator | None, move: Move | None = None) -> Tensor:
-        """Draw u (*,) by inverting the map at a uniform z."""
-        z = torch.rand(raw.shape[:-1], generator=generator, dtype=raw.dtype, device=raw.device)
-        return self.inverse(z, raw)
+    def sample(self, noise: Tensor, raw: Tensor, move: Move | None = None) -> Tensor:
+        """Return u (*,) for noise (*, 2), of which the first uniform is inverted."""
+        return self.inverse(noise[..., 0], raw)
 
     def _knots(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the knots x, y and the slopes there, each (*, bins + 1)."""

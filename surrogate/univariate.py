@@ -60,8 +60,8 @@ class UnivariateMap(Protocol):
         """Return u (*,) with F(u) = z, for z (*,) in [0, 1]; not differentiable."""
         ...
 
-    def sample(self, raw: Tensor, generator: torch.Generator | None, move: Move | None = None) -> Tensor:
-        """Draw u (*,) in [0, 1] with density dF/du, one for each row of raw (*, P)."""
+    def sample(self, noise: Tensor, raw: Tensor, move: Move | None = None) -> Tensor:
+        """Return u (*,) of density dF/du for noise (*, 2) of independent uniforms on [0, 1); not differentiable."""
         ...
 
 
@@ -146,10 +146,10 @@ class LogisticMixtureMap:
         return _invert(lambda u: (_mixture_cdf(u, parts), _mixture_log_density(u, parts)), z)
 
     @torch.no_grad()
-    def sample(self, raw: Tensor, generator: torch.Generator | None, move: Move | None = None) -> Tensor:
-        """Draw u (*,): pick a component by weight, then invert its distribution function in closed form."""
+    def sample(self, noise: Tensor, raw: Tensor, move: Move | None = None) -> Tensor:
+        """Return u (*,): one uniform picks a component by weight, the other its quantile, which is a closed form."""
         parts = self._components(raw, move)
-        pick, v = torch.rand((2, *raw.shape[:-1]), generator=generator, dtype=raw.dtype, device=raw.device)
+        pick, v = noise.unbind(dim=-1)
         edges = parts.logits.softmax(dim=-1).cumsum(dim=-1)[..., :-1]
         index = (pick.unsqueeze(-1) >= edges).sum(dim=-1, keepdim=True)
         location, rate = (p.gather(-1, index).squeeze(-1) for p in (parts.location, parts.rate))

@@ -1,0 +1,138 @@
+"""The frozen description of a conditional flow, from which :class:`surrogate.flow.ConditionalFlow` is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from surrogate.errors import ConfigError, unknown_name
+from surrogate.guides import Guide, GuideSet, guide_from_dict, guide_to_dict
+from surrogate.nuisance import NuisanceSpace
+from surrogate.observables import ObservableSpace
+from surrogate.spline import RationalQuadraticMap
+from surrogate.univariate import LogisticMixtureMap, UnivariateMap
+
+Family = Literal["logistic_mixture", "spline_autoregressive", "spline_coupling"]
+FAMILIES: tuple[str, ...] = ("logistic_mixture", "spline_autoregressive", "spline_coupling")
+
+Activation = Literal["silu", "gelu", "tanh"]
+ACTIVATIONS: tuple[str, ...] = ("silu", "gelu", "tanh")
+
+COORDINATES: tuple[str, ...] = ("x", "y", "z", "drift_time", "r")
+"""Names of position-like observables: nearly uniform, they come first in the default ordering."""
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Architecture of a conditional flow.
+
+    Parameters
+    ----------
+    observables
+        The region of interest, in the order of the columns of x.
+    nuisances
+        The parameters theta, in the order of the columns of theta.
+    family
+        ``logistic_mixture`` (default, smooth), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
+    components
+        Components of each mixture, or bins of each spline.
+    hidden, blocks
+        Width of the conditioner network and number of its residual blocks.
+    layers
+        Stacked layers; a coupling flow needs at least two.
+    activation
+        ``silu``, ``gelu`` or ``tanh``: smooth, so that the density is smooth in theta.
+    ordering
+        Names of all observables in autoregressive order; empty puts position-like ones first.
+    guides
+        Analytic shifts of the component locations in the layer next to the data.
+    floor
+        Smallest component width, in units of the window (mixtures only).
+
+    Raises
+    ------
+    ConfigError
+        For a value that is out of bounds, an unknown name, or guides with a family that has no locations.
+    """
+
+    observables: ObservableSpace
+    nuisances: NuisanceSpace
+    family: Family = "logistic_mixture"
+    components: int = 20
+    hidden: int = 96
+    blocks: int = 2
+    layers: int = 1
+    activation: Activation = "silu"
+    ordering: tuple[str, ...] = ()
+    guides: tuple[Guide, ...] = ()
+    floor: float = 0.002
+
+    def __post_init__(self) -> None:
+        for key, value, known in (("family", self.family, FAMILIES), ("activation", self.activation, ACTIVATIONS)):
+            if value not in known:
+                raise ConfigError(unknown_name(key, value, known, "flow"))
+        for key in ("components", "hidden", "blocks", "layers"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"flow: {key} = {getattr(self, key)} must be >= 1")
+        for name in self.ordering:
+            if name not in self.observables.names:
+                raise ConfigError(unknown_name("observable", name, self.observables.names, "flow: ordering"))
+        if self.ordering and sorted(self.ordering) != sorted(self.observables.names):
+            raise ConfigError(f"flow: ordering must name each of {', '.join(self.observables.names)} once")
+        if self.family == "spline_coupling" and (self.observables.dim < 2 or self.layers < 2):
+            raise ConfigError("flow: a coupling flow needs at least 2 observables and 2 layers")
+        if self.guides and not self.univariate().movable:
+            raise ConfigError(f"flow: guides need family 'logistic_mixture', not '{self.family}'")
+        self.guide_set()
+
+    @property
+    def permutation(self) -> tuple[int, ...]:
+        """Columns of x in autoregressive order."""
+        names = self.observables.names
+        if self.ordering:
+            return tuple(names.index(name) for name in self.ordering)
+        return tuple(sorted(range(len(names)), key=lambda d: names[d] not in COORDINATES))
+
+    def univariate(self) -> UnivariateMap:
+        """Return the family's map of [0, 1]."""
+        if self.family == "logistic_mixture":
+            return LogisticMixtureMap(self.components, self.floor)
+        return RationalQuadraticMap(self.components)
+
+    def guide_set(self) -> GuideSet:
+        """Return the guides bound to the observables in autoregressive order."""
+        ordered = ObservableSpace(tuple(self.observables.observables[d] for d in self.permutation))
+        return GuideSet(self.guides, ordered, self.nuisances)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data from which :meth:`from_dict` rebuilds the configuration."""
+        data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["observables"] = self.observables.to_dict()
+        data["nuisances"] = self.nuisances.to_dict()
+        data["ordering"] = list(self.ordering)
+        data["guides"] = [guide_to_dict(g) for g in self.guides]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FlowConfig:
+        """Build the configuration from the output of :meth:`to_dict`.
+
+        Raises
+        ------
+        ConfigError
+            For a missing or an unknown key.
+        """
+        known = [f.name for f in fields(cls)]
+        for key in data:
+            if key not in known:
+                raise ConfigError(unknown_name("key", key, known, "flow"))
+        for key in ("observables", "nuisances"):
+            if key not in data:
+                raise ConfigError(f"flow: the key '{key}' is missing")
+        values = dict(data)
+        values["observables"] = ObservableSpace.from_dict(data["observables"])
+        values["nuisances"] = NuisanceSpace.from_dict(data["nuisances"])
+        values["ordering"] = tuple(data.get("ordering", ()))
+        values["guides"] = tuple(guide_from_dict(g) for g in data.get("guides", ()))
+        return cls(**values)
