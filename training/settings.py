@@ -1,0 +1,252 @@
+"""Settings of one training job: the blocks of a training configuration, their defaults and bounds.
+
+Path values may name environment variables as ``${NAME}`` or ``${NAME:-default}``; relative paths are relative to the
+working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from surrogate.errors import ConfigError
+from surrogate.flow_config import Activation, Family, FlowConfig
+from surrogate.guides import guide_from_dict
+from surrogate.nuisance import Nuisance, NuisanceSpace
+from surrogate.observables import ObservableSpace
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}")
+
+
+def expand_variables(text: str) -> str:
+    """Replace ``${NAME}`` and ``${NAME:-default}`` by the environment's values.
+
+    Raises
+    ------
+    ConfigError
+        If a variable is neither set nor given a default.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"], match["default"])
+        if found is None:
+            raise ConfigError(
+                f"environment variable {match['name']} is not set, but '{text}' needs it; "
+                f"set it or write ${{{match['name']}:-default}}"
+            )
+        return found
+
+    return _VARIABLE.sub(value, text)
+
+
+PathText = Annotated[str, AfterValidator(expand_variables)]
+
+
+class _Block(BaseModel):
+    """A block of the configuration: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NuisanceRange(_Block):
+    """The range of one nuisance parameter over which events are simulated (theta is drawn uniformly in ``scale``)."""
+
+    low: float
+    high: float
+    nominal: float
+    unit: str = ""
+    scale: Literal["linear", "log"] = "linear"
+
+
+class SimulateConfig(_Block):
+    """Events to simulate when the event file is absent.
+
+    Attributes
+    ----------
+    detector, source
+        Detector description (path of a YAML file, or the name of a shipped one) and name of the source.
+    n_generated
+        Number of generated events before acceptance.
+    nuisances
+        Range per nuisance parameter, in the order of the columns of theta; empty for the simulator's own.
+    seed
+        Seed of the simulation, distinct from the seed of the training.
+    """
+
+    detector: PathText
+    source: str
+    n_generated: int = Field(gt=0)
+    seed: int = Field(default=1, ge=0)
+    nuisances: dict[str, NuisanceRange] = {}
+
+    def nuisance_space(self) -> NuisanceSpace | None:
+        """Return the nuisance space to simulate, or None for the simulator's own."""
+        if not self.nuisances:
+            return None
+        return NuisanceSpace(tuple(Nuisance(name=name, **r.model_dump()) for name, r in self.nuisances.items()))
+
+
+class DataConfig(_Block):
+    """Where the events come from.
+
+    Attributes
+    ----------
+    events
+        Event files; with ``simulate`` exactly one, which is written if it does not exist.
+    mapping
+        YAML file that says how foreign event files are to be read.
+    simulate
+        What to simulate if the event file is absent.
+    validation_fraction
+        Share of events held out of the training, for early stopping and for the reported held-out NLL.
+    memory_mb
+        Memory for preloaded events, in MB; larger files are streamed.
+    """
+
+    events: tuple[PathText, ...] = Field(min_length=1)
+    mapping: PathText | None = None
+    simulate: SimulateConfig | None = None
+    validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
+    memory_mb: float = Field(default=2000.0, gt=0)
+
+    @model_validator(mode="after")
+    def _one_file_to_simulate(self) -> DataConfig:
+        if self.simulate is not None and len(self.events) != 1:
+            raise ValueError(f"with a simulate block, events must name exactly one file, not {len(self.events)}")
+        if self.simulate is not None and self.mapping is not None:
+            raise ValueError("simulated events need no mapping; remove the mapping or the simulate block")
+        return self
+
+
+class FlowBlock(_Block):
+    """Architecture of the flow; the keys are those of :class:`surrogate.flow_config.FlowConfig`.
+
+    Observables and nuisance parameters are those of the event files.
+    """
+
+    family: Family = "logistic_mixture"
+    components: int = 20
+    hidden: int = 96
+    blocks: int = 2
+    layers: int = 1
+    activation: Activation = "silu"
+    ordering: tuple[str, ...] = ()
+    guides: tuple[dict[str, Any], ...] = ()
+    floor: float = 0.002
+
+    def build(self, observables: ObservableSpace, nuisances: NuisanceSpace) -> FlowConfig:
+        """Return the architecture for the spaces of the events.
+
+        Raises
+        ------
+        ConfigError
+            If a value is out of bounds, or an ordering or a guide does not fit the spaces.
+        """
+        values = self.model_dump() | {"guides": tuple(guide_from_dict(guide) for guide in self.guides)}
+        return FlowConfig(observables=observables, nuisances=nuisances, **values)
+
+
+class OptimiserConfig(_Block):
+    """AdamW (arXiv:1711.05101) on mini-batches.
+
+    Attributes
+    ----------
+    learning_rate, weight_decay
+        Peak learning rate, and decoupled weight decay.
+    batch_size
+        Events per step, over all devices.
+    passes, steps
+        Length of the training in passes over the events, or, if given, in steps.
+    cpu_minutes
+        The training ends after so much CPU time of the process, whatever the length; None for no such limit.
+    schedule, warmup
+        ``cosine``: linear rise over the share ``warmup`` of the steps, then a cosine to ``final`` of the peak;
+        ``one_cycle``: cosine rise and fall (arXiv:1708.07120); ``constant``: linear rise only.
+    final
+        Learning rate at the end, as a share of the peak.
+    gradient_clip
+        Largest 2-norm of the gradient.
+    ema_decay
+        Decay of the exponential moving average of the weights; the average is what is validated and kept.
+    """
+
+    learning_rate: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    batch_size: int = Field(default=4096, gt=0)
+    passes: float = Field(default=20.0, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    cpu_minutes: float | None = Field(default=None, gt=0)
+    schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    final: float = Field(default=1e-3, ge=0, le=1)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+
+
+class StoppingConfig(_Block):
+    """Early stopping on the held-out NLL of the averaged weights.
+
+    Attributes
+    ----------
+    check_every
+        Steps between two validations, each followed by a resumable checkpoint; None for one pass, at most 500 steps.
+    patience
+        Validations without improvement after which the training ends.
+    """
+
+    check_every: int | None = Field(default=None, gt=0)
+    patience: int = Field(default=20, gt=0)
+
+
+class AcceptanceConfig(_Block):
+    """Fit of mu(theta).
+
+    Attributes
+    ----------
+    degree
+        Total degree of the logistic polynomial, or ``auto`` to choose it by cross-validation up to ``max_degree``.
+    """
+
+    degree: int | Literal["auto"] = "auto"
+    max_degree: int = Field(default=6, ge=0, le=10)
+    folds: int = Field(default=5, ge=2)
+
+
+class TrainConfig(_Block):
+    """One training job.
+
+    Attributes
+    ----------
+    name
+        Name of the source, also of the run.
+    checkpoint
+        Directory that the trained surrogate is written to.
+    runs
+        Directory under which ``<name>/`` holds the log, the training curve and the resumable state.
+    threads
+        Threads of torch on the CPU.
+    device
+        ``cpu``, ``cuda`` or ``auto``; ``devices`` of them.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    checkpoint: PathText
+    runs: PathText = "runs"
+    data: DataConfig
+    flow: FlowBlock = FlowBlock()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    acceptance: AcceptanceConfig = AcceptanceConfig()
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, gt=0)
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+    devices: int = Field(default=1, gt=0)
+
+    @property
+    def run_directory(self) -> Path:
+        """``<runs>/<name>``."""
+        return Path(self.runs) / self.name
