@@ -109,7 +109,7 @@ class RunTerm:
         return self._weights.shape[-1]
 
     def log_likelihood(self, values: Tensor, rows: Tensor) -> Tensor:
-        """Return ln L (B,) at values (B, P) for the data sets ``rows`` (B,), differentiable; -inf if a lambda_i <= 0."""
+        """Return ln L (B,) at values (B, P), differentiable; -inf where a lambda_i is not positive."""
         rates = self._rates.value(values)
         log_f = torch.stack(
             [d.log_prob(b.theta(values), rows) for d, b in zip(self._densities, self._rates.bindings, strict=True)],

@@ -15,15 +15,27 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from inference.parameters import ParameterSet
+from surrogate.binning import Binning
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.observables import ObservableSpace
 from surrogate.source import Source
+
+
+@runtime_checkable
+class Binned(Protocol):
+    """A source whose density is constant in the bins of a grid."""
+
+    @property
+    def binning(self) -> Binning:
+        """The grid."""
+        ...
+
 
 #: Relative tolerance on the edges of regions of interest that must agree.
 EDGE_TOLERANCE = 1e-9
@@ -169,6 +181,15 @@ class ScienceRun:
                     f"run '{self.name}': bin edges of {o.name} run from {float(edges[0])} to {float(edges[-1])}, the "
                     f"region of interest from {o.low} to {o.high}"
                 )
+        grid = Binning(self.observables.names, binning)
+        for c in self.sources:
+            if not isinstance(c.source, Binned):
+                raise ConfigError(
+                    f"run '{self.name}' is binned, but source '{c.name}' is not constant in bins; wrap it in BinnedSource"
+                )
+            difference = grid.difference(c.source.binning)
+            if difference is not None:
+                raise ConfigError(f"run '{self.name}': source '{c.name}' has {difference} by the run")
 
     @property
     def source_names(self) -> tuple[str, ...]:
