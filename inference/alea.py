@@ -1,0 +1,269 @@
+"""The schema of alea's statistical models (https://github.com/XENONnT/alea, version 0.3.5), read unchanged.
+
+Beyond alea's own keys a source may name a ``surrogate`` (a checkpoint) where alea has ``template_filename``, and
+``nuisance_parameters`` to drive its nuisances by other parameters than those of the same name; a parameter may have a
+``unit`` and a ``constraint``; the file may have ``correlated_constraints``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from inference.config import ConstraintTerm, CorrelatedTerm, Strict, read_yaml, validate
+from inference.conversion import Conversion, Note, Rule, apply_rules, only, technical
+from inference.expressions import parse_numbers
+from surrogate.errors import ConfigError, unknown_name
+
+Ptype = Literal["rate", "shape", "index", "efficiency", "livetime", "needs_reinit"]
+
+_BLUEICE = technical("steers how blueice computes and caches; results do not depend on it")
+_SPECIAL = Rule(
+    "belongs to a source class of alea that is not supported; export its templates instead", lambda v: False
+)
+
+#: Keys of a run or a source that are no part of the schema.
+TEMPLATE_RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("cache_dir", "never_save_to_cache", "force_recalculation", "delete_obsolete_cache"), _BLUEICE),
+    **dict.fromkeys(("extra_dont_hash_settings", "n_cores", "pdf_sampling_multiplier", "analysis_name"), _BLUEICE),
+    **dict.fromkeys(("weight_names", "histnames", "template_filenames", "spectrum_name", "spectrum_axis"), _SPECIAL),
+    **dict.fromkeys(("apply_smearing", "smearing_model", "smearing_parameters", "peak_energy"), _SPECIAL),
+    **dict.fromkeys(("efficiency_model", "efficiency_parameters", "minimal_energy_resolution"), _SPECIAL),
+    **dict.fromkeys(("apply_bias", "bias_model", "bias_parameters"), only(False, None, reason=_SPECIAL.reason)),
+    "allow_negative": only(False, None, reason="negative densities are not supported"),
+    "convert_to_uniform": only(False, None, reason="write uniform templates instead"),
+    "pdf_interpolation_method": only("piecewise", None, reason="densities are constant in each bin"),
+    "source_wise_interpolation": technical("both ways give the same density"),
+    **dict.fromkeys(
+        ("default_source_class", "class"),
+        only("alea.template_source.TemplateSource", "TemplateSource", reason="sources are templates or surrogates"),
+    ),
+}
+#: Keys of the nested ``likelihood_config`` of a run.
+MORPHER_RULES: Mapping[str, Rule] = {
+    "morpher": only(None, "GridInterpolator", reason="templates are interpolated multilinearly between anchors"),
+    "morpher_config": only(None, {}, reason="templates are interpolated multilinearly between anchors"),
+    "outlier_likelihood": technical("an event of zero density makes ln L = -inf instead of getting a floor"),
+    "unphysical_behaviour": technical("a negative expectation makes ln L = -inf"),
+    "model_statistical_uncertainty_handling": only(None, reason="template statistics are taken as exact"),
+}
+#: Keys at the top of the file.
+TOP_RULES: Mapping[str, Rule] = {
+    "fit_strategy": technical("settings of Minuit; fits here are bounded Newton fits"),
+    "confidence_interval_root_find": technical("limits are bracketed from the best fit outwards"),
+    "asymptotic_dof": only(None, 1, reason="one parameter of interest is supported"),
+    "template_path": technical("give template_path when the model is built"),
+}
+
+
+def _number(value: Any) -> Any:
+    """Turn text such as 1e5, which YAML 1.1 does not take for a number, into one; refuse booleans."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed")
+    return float(value) if isinstance(value, str) else value
+
+
+def _numbers(value: Any) -> Any:
+    return None if value is None else tuple(parse_numbers(value, "value"))
+
+
+def _space(value: Any) -> Any:
+    """Turn alea's list of one-entry mappings into (axis, numbers) pairs."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ValueError("a list of '- axis: edges' is needed")
+    pairs = [pair for entry in value for pair in entry.items()]
+    return tuple((str(axis), None if e is None else tuple(parse_numbers(e, str(axis)))) for axis, e in pairs)
+
+
+def _likelihood_type(value: Any) -> Any:
+    """Take the class name of a dotted path: BinnedLogLikelihood is binned."""
+    return str(value).rsplit(".", 1)[-1].removesuffix("LogLikelihood").lower()
+
+
+def _slices(value: Any) -> Any:
+    return [value] if isinstance(value, dict) and value else [v for v in value or [] if v]
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Numbers = Annotated[tuple[int | float, ...] | None, BeforeValidator(_numbers)]
+Limits = tuple[Number | None, Number | None]
+
+
+class SliceConfig(Strict):
+    """One entry of ``slice_args``: keep a range of one axis of the template, and sum over it on request."""
+
+    slice_axis: str
+    slice_axis_limits: tuple[Number, Number] | None = None
+    sum_axis: bool = False
+
+
+class TemplateOptions(Strict):
+    """How templates are read; given for a source or, as default, for all sources of a run."""
+
+    histname: str | None = None
+    template_filename: str | None = None
+    named_parameters: tuple[str, ...] | None = None
+    in_events_per_bin: bool | None = None
+    normalise_template: bool | None = None
+    histogram_scale_factor: Number | None = None
+    log10_bins: tuple[int, ...] | None = None
+    slice_args: Annotated[tuple[SliceConfig, ...] | None, BeforeValidator(_slices)] = None
+    efficiency_name: str | None = None
+    apply_efficiency: bool | None = None
+
+
+class SourceConfig(TemplateOptions):
+    """A source of a run."""
+
+    name: str
+    parameters: tuple[str, ...]
+    surrogate: str | None = None
+    nuisance_parameters: dict[str, str | Number] = Field(default_factory=dict)
+
+
+class TermConfig(TemplateOptions):
+    """A term of the likelihood: a science run."""
+
+    name: str
+    likelihood_type: Annotated[Literal["binned", "unbinned"], BeforeValidator(_likelihood_type)]
+    analysis_space: Annotated[tuple[tuple[str, Numbers], ...] | None, BeforeValidator(_space)] = None
+    livetime_parameter: str
+    fiducial_mass_parameter: str | None = None
+    sources: tuple[SourceConfig, ...]
+
+
+class LikelihoodConfig(Strict):
+    """The runs."""
+
+    likelihood_terms: tuple[TermConfig, ...]
+    template_folder: str | tuple[str, ...] | None = None
+
+
+class ParameterConfig(Strict):
+    """A parameter; see ``docs/alea.md`` for what each key means."""
+
+    nominal_value: Number | None = None
+    ptype: Ptype = "needs_reinit"
+    uncertainty: Number | str | None = None
+    relative_uncertainty: bool | None = None
+    fittable: bool = True
+    fit_limits: Limits | None = None
+    fit_guess: Number | None = None
+    parameter_interval_bounds: Limits | None = None
+    blueice_anchors: Numbers = None
+    description: str | None = None
+    unit: str = ""
+    constraint: ConstraintTerm | None = None
+
+
+class ModelConfig(Strict):
+    """A statistical model."""
+
+    parameter_definition: dict[str, ParameterConfig]
+    likelihood_config: LikelihoodConfig
+    correlated_constraints: tuple[CorrelatedTerm, ...] = ()
+    confidence_level: Number = 0.9
+    confidence_interval_kind: Literal["central", "upper", "lower"] = "central"
+
+
+@dataclass(frozen=True)
+class AleaFile:
+    """A statistical-model file as read.
+
+    Attributes
+    ----------
+    path
+        Where it lies.
+    config
+        Its content, validated.
+    conversion
+        What could not be taken over.
+    """
+
+    path: Path
+    config: ModelConfig
+    conversion: Conversion
+
+
+def _resolve_conditions(name: str, raw: Any, nominal: Mapping[str, Any], where: str) -> Any:
+    """Pick the entries of a parameter that depends on the value of another one."""
+    if not isinstance(raw, dict) or "conditioning_parameter_name" not in raw:
+        return raw
+    place = f"{where}: parameter_definition.{name}"
+    other = raw["conditioning_parameter_name"]
+    if other not in nominal:
+        raise ConfigError(unknown_name("parameter", str(other), nominal, f"{place}.conditioning_parameter_name"))
+    at = nominal[other]
+    resolved = {}
+    for key, value in raw.items():
+        if key == "conditioning_parameter_name":
+            continue
+        if isinstance(value, dict) and key != "constraint":
+            if at not in value:
+                raise ConfigError(f"{place}.{key}: has no entry for {other} = {at}; known: {sorted(value)}")
+            value = value[at]
+        resolved[key] = value
+    return resolved
+
+
+def _section(parent: Any, key: str, kind: type, where: str) -> Any:
+    value = parent.get(key) if isinstance(parent, dict) else None
+    if not isinstance(value, kind):
+        need = "mapping" if kind is dict else "list"
+        raise ConfigError(f"{where}: a {need} '{key}' is needed")
+    return value
+
+
+def _set_aside(raw: dict[str, Any], where: str) -> list[Note]:
+    """Take all foreign keys out of a raw file and return what is to be said of them."""
+    notes = apply_rules(raw, TOP_RULES, "")
+    likelihood = _section(raw, "likelihood_config", dict, where)
+    terms = _section(likelihood, "likelihood_terms", list, f"{where}: likelihood_config")
+    weights = {"likelihood_weights": only(None, [1] * (len(terms) + 1), reason="all terms count once")}
+    notes += apply_rules(likelihood, weights, "likelihood_config")
+    for term in (t for t in terms if isinstance(t, dict)):
+        place = f"likelihood_config.likelihood_terms.{term.get('name', '?')}"
+        notes += apply_rules(term, TEMPLATE_RULES, place)
+        if isinstance(nested := term.pop("likelihood_config", None), dict):
+            notes += apply_rules(nested, MORPHER_RULES, f"{place}.likelihood_config")
+            for key in nested:
+                raise ConfigError(unknown_name("key", key, MORPHER_RULES, f"{where}: {place}.likelihood_config"))
+        for source in (s for s in term.get("sources") or [] if isinstance(s, dict)):
+            notes += apply_rules(source, TEMPLATE_RULES, f"{place}.sources.{source.get('name', '?')}")
+    return notes
+
+
+def read_alea(path: str | Path, nominal_values: Mapping[str, float] | None = None) -> AleaFile:
+    """Read a statistical-model file.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    nominal_values
+        Other nominal values than those of the file; parameters conditioned on them follow.
+
+    Raises
+    ------
+    ConfigError
+        Naming the file, the place in it and, for unknown keys and parameters, the nearest known name.
+    """
+    path = Path(path)
+    raw = copy.deepcopy(read_yaml(path))
+    where = path.name
+    definitions = _section(raw, "parameter_definition", dict, where)
+    for name, value in (nominal_values or {}).items():
+        if not isinstance(definitions.get(name), dict):
+            raise ConfigError(unknown_name("parameter", name, definitions, "nominal_values"))
+        definitions[name]["nominal_value"] = value
+    notes = _set_aside(raw, where)
+    nominal = {n: d.get("nominal_value") for n, d in definitions.items() if isinstance(d, dict)}
+    raw["parameter_definition"] = {n: _resolve_conditions(n, d, nominal, where) for n, d in definitions.items()}
+    return AleaFile(path, validate(ModelConfig, raw, where), Conversion(str(path), tuple(notes)))

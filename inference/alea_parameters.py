@@ -1,0 +1,172 @@
+"""From alea's parameter definitions to a :class:`ParameterSet`: bounds, kinds and ancillary terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from inference.alea import ModelConfig, ParameterConfig
+from inference.constraints import Constraint, GaussianConstraint
+from inference.conversion import Note
+from inference.expressions import parse_distribution
+from inference.parameters import Kind, Parameter, ParameterSet
+from inference.uniform_constraint import UniformConstraint
+from surrogate.errors import ConfigError, unknown_name
+
+Range = tuple[float, float]
+
+#: alea's kinds that are constants for a fit appear as shape parameters that no fit moves.
+KINDS: Mapping[str, Kind] = {
+    "rate": "rate",
+    "shape": "shape",
+    "efficiency": "efficiency",
+    "livetime": "livetime",
+    "needs_reinit": "shape",
+    "index": "shape",
+}
+
+
+def _limits(limits: tuple[float | None, float | None] | None) -> Range:
+    low, high = limits or (None, None)
+    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
+
+
+def _frozen_distribution(name: str, text: str, place: str) -> Constraint:
+    """Return the constraint that alea's ``stats.*`` text stands for."""
+    found = parse_distribution(text, place)
+    known = ("norm", "uniform")
+    if found.name not in known:
+        raise ConfigError(unknown_name("distribution", found.name, known, f"{place} (or use a 'constraint')"))
+    arguments = {**dict(zip(("loc", "scale"), found.arguments, strict=False)), **found.keywords}
+    extra = [k for k in arguments if k not in ("loc", "scale")]
+    if extra or len(found.arguments) > 2:
+        raise ConfigError(f"{place}: '{text}' takes loc and scale alone")
+    loc, scale = float(arguments.get("loc", 0.0)), float(arguments.get("scale", 1.0))
+    return GaussianConstraint(name, scale, loc) if found.name == "norm" else UniformConstraint(name, loc, loc + scale)
+
+
+def _constraint(name: str, config: ParameterConfig, place: str) -> Constraint | None:
+    """Return the ancillary term of a parameter, if it has one."""
+    if config.constraint is not None:
+        if config.uncertainty is not None:
+            raise ConfigError(f"{place}: has both 'uncertainty' and 'constraint'; remove one")
+        return config.constraint.build(name, float(_nominal(name, config, place)))
+    uncertainty = config.uncertainty
+    if uncertainty is None:
+        return None
+    if isinstance(uncertainty, str):
+        try:
+            uncertainty = float(uncertainty)
+        except ValueError:
+            if config.relative_uncertainty:
+                raise ConfigError(
+                    f"{place}: relative_uncertainty needs a number as uncertainty, got '{config.uncertainty}'"
+                ) from None
+            return _frozen_distribution(name, str(config.uncertainty), f"{place}.uncertainty")
+    nominal = _nominal(name, config, place)
+    if config.relative_uncertainty:
+        if nominal == 0:
+            raise ConfigError(
+                f"{place}: relative_uncertainty = true with nominal_value 0 leaves no width; give an absolute one"
+            )
+        return GaussianConstraint.relative(name, float(uncertainty), nominal)
+    return GaussianConstraint(name, float(uncertainty), nominal)
+
+
+def _nominal(name: str, config: ParameterConfig, place: str) -> float:
+    if config.nominal_value is None:
+        raise ConfigError(f"{place}: key 'nominal_value' is missing")
+    return float(config.nominal_value)
+
+
+def _parameter(name: str, config: ParameterConfig, bounds: Range, fittable: bool, place: str) -> Parameter:
+    interval = config.parameter_interval_bounds
+    if interval is not None and config.fittable:
+        low, high = _limits(interval)
+        search: Range | None = (max(low, bounds[0]), min(high, bounds[1]))
+    else:
+        search = None
+    if not config.fittable and (config.fit_guess is not None or interval is not None):
+        raise ConfigError(f"{place}: fittable is false, so fit_guess and parameter_interval_bounds must not be given")
+    guess = float(config.fit_guess) if config.fit_guess is not None and fittable else None
+    return Parameter(
+        name=name,
+        kind=KINDS[config.ptype],
+        nominal=_nominal(name, config, place),
+        low=bounds[0],
+        high=bounds[1],
+        fittable=fittable,
+        fit_guess=guess,
+        interval_bounds=search if fittable else None,
+        unit=config.unit,
+        description=config.description or "",
+    )
+
+
+def _bounds(name: str, config: ParameterConfig, ranges: Iterable[Range], notes: list[Note]) -> Range:
+    """Return fit limits cut to where the sources that a parameter drives are defined; say what was cut."""
+    low, high = _limits(config.fit_limits)
+    if config.ptype == "rate" and low == -math.inf:
+        low = 0.0
+        notes.append(
+            Note(f"{name}.fit_limits", str(config.fit_limits), True, "an open lower limit of a rate is read as 0")
+        )
+    for bottom, top in ranges:
+        if (config.fit_limits is not None) and (low < bottom or top < high) and not notes_cut(notes, name):
+            reason = f"cut to [{max(low, bottom):g}, {min(high, top):g}], where the sources are defined"
+            notes.append(Note(f"{name}.fit_limits", str(config.fit_limits), True, reason))
+        low, high = max(low, bottom), min(high, top)
+    return low, high
+
+
+def notes_cut(notes: Iterable[Note], name: str) -> bool:
+    """Return whether it was already said that the limits of a parameter were cut."""
+    return any(n.place == f"{name}.fit_limits" and n.reason.startswith("cut") for n in notes)
+
+
+def build_parameters(
+    config: ModelConfig, where: str, ranges: Mapping[str, list[Range]], acting: set[str]
+) -> tuple[ParameterSet, list[Note]]:
+    """Return the parameters of a model, and what is to be said of them.
+
+    Parameters
+    ----------
+    config
+        The file.
+    where
+        Its name, for messages.
+    ranges
+        Parameter -> ranges on which the sources that it drives are defined.
+    acting
+        Parameters on which a run depends.
+
+    Raises
+    ------
+    ConfigError
+        Naming the parameter and its key.
+    """
+    notes: list[Note] = []
+    parameters, constraints = [], []
+    for name, p in config.parameter_definition.items():
+        place = f"{where}: parameter_definition.{name}"
+        if p.ptype == "efficiency" and p.fit_limits is None:
+            raise ConfigError(f"{place}: an efficiency needs finite fit_limits with a lower one >= 0")
+        fittable = p.fittable and p.ptype != "needs_reinit"
+        constraint = _constraint(name, p, place)
+        if fittable and name not in acting and constraint is None:
+            fittable = False
+            notes.append(Note(name, "fittable: true", True, "nothing depends on it; it is held at its nominal value"))
+        elif p.fittable and not fittable:
+            notes.append(Note(name, "fittable: true", True, "a parameter that needs_reinit is held in every fit"))
+        bounds = _bounds(name, p, ranges.get(name, []), notes)
+        try:
+            parameters.append(_parameter(name, p, bounds, fittable, place))
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}" if where not in str(error) else str(error)) from error
+        if constraint is not None:
+            constraints.append(constraint)
+    nominal = {p.name: p.nominal for p in parameters}
+    blocks = [
+        t.build(nominal, f"{where}: correlated_constraints.{i}") for i, t in enumerate(config.correlated_constraints)
+    ]
+    return ParameterSet(tuple(parameters), (*constraints, *blocks)), notes

@@ -1,0 +1,273 @@
+"""From a statistical-model file to the pieces of a model: parameters, science runs, and what was not taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from surrogate.checkpoint import load_checkpoint
+
+from inference.alea import AleaFile, ModelConfig, SourceConfig, TermConfig, read_alea
+from inference.alea_parameters import Range, build_parameters
+from inference.conversion import Conversion, Note
+from inference.parameters import ParameterSet
+from inference.science_run import RunSource, ScienceRun
+from inference.template_reader import PLACEHOLDER, SearchPath, TemplateReader, analysis_binning
+from surrogate.binned import BinnedSource
+from surrogate.binning import Binning
+from surrogate.errors import ConfigError, unknown_name
+from surrogate.observables import ObservableSpace
+from surrogate.source import Source
+
+
+@dataclass(frozen=True, eq=False)
+class ModelPieces:
+    """What a model consists of.
+
+    Attributes
+    ----------
+    parameters, runs
+        The model.
+    conversion
+        What of the file could not be taken over as it stands.
+    confidence_level, interval_kind
+        Defaults for limits.
+    """
+
+    parameters: ParameterSet
+    runs: tuple[ScienceRun, ...]
+    conversion: Conversion
+    confidence_level: float
+    interval_kind: str
+
+
+def _with_filenames(config: ModelConfig, filenames: Mapping[str, str]) -> ModelConfig:
+    """Fill in file names of templates, given by source or by run/source; all of them must be used."""
+    used: set[str] = set()
+    terms = []
+    for term in config.likelihood_config.likelihood_terms:
+        sources = []
+        for source in term.sources:
+            key = next((k for k in (f"{term.name}/{source.name}", source.name) if k in filenames), None)
+            if key is not None:
+                used.add(key)
+                source = source.model_copy(update={"template_filename": filenames[key]})
+            sources.append(source)
+        terms.append(term.model_copy(update={"sources": tuple(sources)}))
+    for key in filenames:
+        if key not in used and key.split("/")[-1] not in used:
+            known = dict.fromkeys(s.name for t in terms for s in t.sources)
+            raise ConfigError(unknown_name("source", key, known, "template_filenames"))
+    likelihood = config.likelihood_config.model_copy(update={"likelihood_terms": tuple(terms)})
+    return config.model_copy(update={"likelihood_config": likelihood})
+
+
+def _folders(config: ModelConfig, template_path: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
+    """Return where templates and checkpoints are looked up: as given first, then those of the file."""
+    given = [] if template_path is None else [template_path] if isinstance(template_path, str | Path) else template_path
+    folder = config.likelihood_config.template_folder
+    own = [] if folder is None else [folder] if isinstance(folder, str) else list(folder)
+    missing = [str(p) for p in given if not Path(p).is_dir()]
+    if missing:
+        raise ConfigError(f"template_path: '{missing[0]}' is no directory")
+    return tuple(Path(p).expanduser() for p in (*given, *own) if str(p) != PLACEHOLDER)
+
+
+class Assembler:
+    """Builds the sources and runs of one file.
+
+    Parameters
+    ----------
+    file
+        As read.
+    folders
+        Where templates and checkpoints are looked up.
+    """
+
+    def __init__(self, file: AleaFile, folders: tuple[Path, ...]) -> None:
+        self.config = file.config
+        self.where = file.path.name
+        self.search = SearchPath(folders, file.path.resolve().parent)
+        definitions = file.config.parameter_definition
+        anchors = {n: p.blueice_anchors for n, p in definitions.items() if p.ptype == "shape" and p.blueice_anchors}
+        self.anchors = {n: a for n, a in anchors.items() if len(a) > 1}
+        constants = {n: a[0] for n, a in anchors.items() if len(a) == 1}
+        nominal = {n: p.nominal_value for n, p in definitions.items() if p.nominal_value is not None}
+        fixed = {n: v for n, v in nominal.items() if definitions[n].ptype not in ("rate", "shape", "index")}
+        self.reader = TemplateReader(self.search, {**fixed, **constants}, self.anchors)
+        self.notes: list[Note] = []
+
+    def _require_parameter(self, name: str, place: str) -> None:
+        if name not in self.config.parameter_definition:
+            raise ConfigError(unknown_name("parameter", name, self.config.parameter_definition, place))
+
+    def run(self, term: TermConfig) -> ScienceRun:
+        """Return one run with all its sources."""
+        place = f"{self.where}: likelihood_config.likelihood_terms.{term.name}"
+        exposure = [n for n in (term.livetime_parameter, term.fiducial_mass_parameter) if n is not None]
+        for name in exposure:
+            self._require_parameter(name, place)
+        binning = analysis_binning(term, place)
+        if binning is None and (term.likelihood_type == "binned" or any(s.surrogate is None for s in term.sources)):
+            raise ConfigError(
+                f"{place}: key 'analysis_space' with bin edges is needed for binned runs and for templates"
+            )
+        sources = tuple(self._run_source(term, s, binning, f"{place}.sources.{s.name}") for s in term.sources)
+        space = self._space(term, sources, binning, place)
+        binned = term.likelihood_type == "binned" and binning is not None
+        return ScienceRun(term.name, space, sources, tuple(exposure), binning.edges if binned and binning else None)
+
+    def _space(
+        self, term: TermConfig, sources: tuple[RunSource, ...], binning: Binning | None, place: str
+    ) -> ObservableSpace:
+        """Return the region of interest: that of the surrogates, with their units and scales, else of the binning."""
+        surrogates = [c.source for c, s in zip(sources, term.sources, strict=True) if s.surrogate is not None]
+        if not surrogates:
+            if binning is None:
+                raise ConfigError(f"{place}: has no sources")
+            return binning.space()
+        space = surrogates[0].observables
+        axes = tuple(axis for axis, _ in term.analysis_space or ())
+        if axes and axes != space.names:
+            raise ConfigError(
+                f"{place}.analysis_space: axes are {', '.join(axes)}, the surrogates have {', '.join(space.names)}"
+            )
+        return space
+
+    def _run_source(self, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str) -> RunSource:
+        """Return a source with the parameters that act on it."""
+        for name in (*config.parameters, *(v for v in config.nuisance_parameters.values() if isinstance(v, str))):
+            self._require_parameter(name, place)
+        kinds = {n: self.config.parameter_definition[n].ptype for n in config.parameters}
+        rates = [n for n, kind in kinds.items() if kind == "rate"]
+        if len(rates) != 1:
+            raise ConfigError(
+                f"{place}.parameters: exactly one rate parameter is needed, got {', '.join(rates) or 'none'}"
+            )
+        self._check_rate_name(rates[0], config, place)
+        index = [n for n, kind in kinds.items() if kind == "index"]
+        if index:
+            raise ConfigError(f"{place}: ptype 'index' of '{index[0]}' is not supported; make it 'shape'")
+        source = self._source(term, config, binning, place)
+        scale = config.histogram_scale_factor or term.histogram_scale_factor if config.surrogate is not None else None
+        return RunSource(
+            config.name,
+            source,
+            rates[0],
+            self._drivers(config, source, place),
+            self._efficiencies(term, config, kinds, place),
+            1.0 if scale is None else float(scale),
+        )
+
+    def _check_rate_name(self, rate: str, config: SourceConfig, place: str) -> None:
+        """Templates follow alea: the multiplier of a source is named after it."""
+        if config.surrogate is None and rate != f"{config.name}_rate_multiplier":
+            raise ConfigError(
+                f"{place}: its rate parameter must be named '{config.name}_rate_multiplier', got '{rate}', as in alea"
+            )
+
+    def _source(self, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str) -> Source:
+        if config.surrogate is not None:
+            if config.template_filename is not None:
+                raise ConfigError(f"{place}: has both 'surrogate' and 'template_filename'; remove one")
+            source = load_checkpoint(self.search.find(config.surrogate, f"{place}.surrogate"))
+            if term.likelihood_type == "unbinned":
+                return source
+            if binning is None:
+                raise ConfigError(f"{place}: a binned run needs bin edges")
+            return BinnedSource(source, Binning(source.observables.names, binning.edges))
+        if config.nuisance_parameters:
+            raise ConfigError(f"{place}: nuisance_parameters are for surrogates; templates take named_parameters")
+        if binning is None:
+            raise ConfigError(f"{place}: templates need bin edges in analysis_space")
+        return self.reader.read(term, config, binning, place)
+
+    def _drivers(self, config: SourceConfig, source: Source, place: str) -> dict[str, str | float]:
+        """Return which parameter drives each nuisance: that of the same name unless renamed or held."""
+        names = source.nuisances.names
+        for name in config.nuisance_parameters:
+            if name not in names:
+                raise ConfigError(unknown_name("nuisance", name, names, f"{place}.nuisance_parameters"))
+        drivers = {n: config.nuisance_parameters.get(n, n) for n in names}
+        for nuisance, driver in drivers.items():
+            if isinstance(driver, str) and driver not in config.parameters:
+                raise ConfigError(
+                    f"{place}: its nuisance '{nuisance}' is driven by '{driver}', which is not among its parameters; "
+                    f"add it there, rename it or hold it with nuisance_parameters"
+                )
+        driven = {d for d in drivers.values() if isinstance(d, str)}
+        for name in config.parameters:
+            if self.config.parameter_definition[name].ptype == "shape" and name not in driven:
+                reason = f"source '{config.name}' does not depend on it"
+                self.notes.append(Note(f"{place}.parameters", name, True, reason))
+        return {n: d if isinstance(d, str) else float(d) for n, d in drivers.items()}
+
+    def _efficiencies(
+        self, term: TermConfig, config: SourceConfig, kinds: Mapping[str, str], place: str
+    ) -> tuple[str, ...]:
+        """Return the efficiency parameter of a source, if it has one."""
+        name = config.efficiency_name or term.efficiency_name
+        listed = [n for n, kind in kinds.items() if kind == "efficiency"]
+        if name is None:
+            if config.apply_efficiency:
+                raise ConfigError(f"{place}: apply_efficiency needs efficiency_name")
+            for n in listed:
+                self.notes.append(
+                    Note(f"{place}.parameters", n, True, "no efficiency_name: it does not act, as in alea")
+                )
+            return ()
+        if name not in listed:
+            raise ConfigError(
+                f"{place}.efficiency_name: '{name}' must be among the source's parameters and of ptype efficiency"
+            )
+        return (name,)
+
+
+def _driven_ranges(runs: Sequence[ScienceRun]) -> dict[str, list[Range]]:
+    """Return parameter -> ranges on which the sources that it drives are defined."""
+    ranges: dict[str, list[Range]] = {}
+    for c in (c for run in runs for c in run.sources):
+        for driver, nuisance in zip(c.drivers, c.source.nuisances.nuisances, strict=True):
+            if isinstance(driver, str):
+                ranges.setdefault(driver, []).append((nuisance.low, nuisance.high))
+    return ranges
+
+
+def assemble(
+    path: str | Path,
+    template_path: str | Path | Sequence[str | Path] | None = None,
+    template_filenames: Mapping[str, str] | None = None,
+    nominal_values: Mapping[str, float] | None = None,
+) -> ModelPieces:
+    """Read a statistical-model file and everything that it names.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    template_path
+        Folders in which templates and checkpoints are looked up before those of the file.
+    template_filenames
+        File-name patterns of templates by source or ``run/source``, in place of those of the file; besides the
+        source's named parameters they may hold ``{run}``, ``{run:lower}`` and ``{run:upper}``.
+    nominal_values
+        Other nominal values than those of the file, such as the mass that a file name holds.
+
+    Raises
+    ------
+    ConfigError, DataError, CheckpointError
+        Naming the file and the place in it.
+    """
+    file = read_alea(path, nominal_values)
+    file.conversion.require_supported()
+    file = replace(file, config=_with_filenames(file.config, template_filenames or {}))
+    builder = Assembler(file, _folders(file.config, template_path))
+    runs = tuple(builder.run(term) for term in file.config.likelihood_config.likelihood_terms)
+    acting = {n for run in runs for n in run.exposure_parameters} | {
+        n for r in runs for c in r.sources for n in c.parameters
+    }
+    parameters, notes = build_parameters(file.config, builder.where, _driven_ranges(runs), acting)
+    conversion = Conversion(str(path), (*file.conversion.notes, *builder.notes, *notes))
+    config = file.config
+    return ModelPieces(parameters, runs, conversion, float(config.confidence_level), config.confidence_interval_kind)

@@ -1,0 +1,253 @@
+"""Finding and reading the template files of a source, one per combination of anchors."""
+
+from __future__ import annotations
+
+import itertools
+import string
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from inference.alea import SliceConfig, SourceConfig, TermConfig
+from surrogate.binning import Binning
+from surrogate.errors import ConfigError, DataError, unknown_name
+from surrogate.template import Template, TemplateSource
+from surrogate.template_io import read_template
+
+Number = int | float
+Option = TypeVar("Option")
+
+#: What a model file writes where the user must fill in a name.
+PLACEHOLDER = "TBD"
+
+
+class RunName(str):
+    """A run's name in a pattern: ``{run}`` as it is, ``{run:lower}`` and ``{run:upper}`` in that case."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        if spec in ("lower", "upper"):
+            return self.lower() if spec == "lower" else self.upper()
+        return str.__format__(self, spec)
+
+
+@dataclass(frozen=True)
+class SearchPath:
+    """Where relative file names are looked up: the folders, then the model file's directory and those above it.
+
+    Parameters
+    ----------
+    folders
+        In order of preference.
+    model
+        The directory of the model file.
+    """
+
+    folders: tuple[Path, ...]
+    model: Path
+
+    def places(self) -> Iterator[Path]:
+        """Yield every directory that is searched, in order."""
+        yield from self.folders
+        for folder in self.folders:
+            if not folder.is_absolute():
+                yield self.model / folder
+        yield self.model
+        yield from self.model.parents
+
+    def find(self, name: str, what: str) -> Path:
+        """Return the file or directory of that name.
+
+        Raises
+        ------
+        ConfigError
+            If no directory holds it.
+        """
+        path = Path(name)
+        if path.is_absolute() and path.exists():
+            return path
+        for place in self.places():
+            if (place / path).exists():
+                return place / path
+        searched = ", ".join(f"'{f}'" for f in (*self.folders, self.model))
+        raise ConfigError(f"{what}: '{name}' was found in none of {searched}; give the folder with template_path")
+
+
+def fill(pattern: str, values: Mapping[str, Number | str], place: str) -> str:
+    """Return a file name with its ``{parameter:format}`` fields filled in.
+
+    Raises
+    ------
+    ConfigError
+        If a field is no plain name, is unknown, or its format does not fit the value.
+    """
+    try:
+        fields = list(string.Formatter().parse(pattern))
+    except ValueError as error:
+        raise ConfigError(f"{place}: '{pattern}' is malformed: {error}") from error
+    parts = []
+    for text, name, spec, conversion in fields:
+        parts.append(text)
+        if name is None:
+            continue
+        if name not in values or conversion:
+            raise ConfigError(unknown_name("field", name, values, f"{place}: '{pattern}'"))
+        try:
+            parts.append(format(values[name], spec or ""))
+        except ValueError as error:
+            raise ConfigError(f"{place}: '{pattern}': {name} = {values[name]!r}: {error}") from error
+    return "".join(parts)
+
+
+def fields_of(pattern: str) -> set[str]:
+    """Return the names of the fields of a pattern."""
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(pattern) if name}
+    except ValueError:
+        return set()
+
+
+def _sliced(template: Template, config: SliceConfig) -> Template:
+    """Keep a range of one axis, whole bins only, and sum over the axis when asked."""
+    names = template.binning.names
+    if config.slice_axis not in names:
+        raise ConfigError(unknown_name("axis", config.slice_axis, names, f"slice_args of {template.label}"))
+    d = names.index(config.slice_axis)
+    edges, counts = list(template.binning.edges), template.counts
+    if config.slice_axis_limits is not None:
+        found = []
+        for limit in config.slice_axis_limits:
+            k = int((edges[d] - limit).abs().argmin())
+            if abs(float(edges[d][k]) - limit) > 1e-6 * float(edges[d][-1] - edges[d][0]):
+                raise ConfigError(
+                    f"slice_args of {template.label}: {limit} is no bin edge of '{config.slice_axis}'; the nearest is "
+                    f"{float(edges[d][k]):.6g}"
+                )
+            found.append(k)
+        counts = counts.narrow(d, found[0], max(0, found[1] - found[0]))
+        edges[d] = edges[d][found[0] : found[1] + 1]
+    if config.sum_axis:
+        if len(names) == 1:
+            raise ConfigError(f"slice_args of {template.label}: the only axis cannot be summed over")
+        counts, names = counts.sum(dim=d), (*names[:d], *names[d + 1 :])
+        del edges[d]
+    return Template(Binning(names, tuple(edges)), counts, template.label)
+
+
+def _adjusted(template: Template, source: SourceConfig, term: TermConfig) -> Template:
+    """Apply the options of a source (or, where it has none, of its run) to a template as read."""
+    binning, counts = template.binning, template.counts
+    if _option(source.normalise_template, term.normalise_template, False) and template.total > 0:
+        counts = counts / counts.sum()
+    if not _option(source.in_events_per_bin, term.in_events_per_bin, True):
+        counts = counts * binning.volumes.reshape(binning.shape)
+    template = Template(binning, counts, template.label)
+    for entry in _option(source.slice_args, term.slice_args, ()):
+        template = _sliced(template, entry)
+    scale = float(_option(source.histogram_scale_factor, term.histogram_scale_factor, 1))
+    edges = list(template.binning.edges)
+    for axis in _option(source.log10_bins, term.log10_bins, ()):
+        if not 0 <= axis < len(edges):
+            raise ConfigError(f"log10_bins of {template.label}: axis {axis} does not exist")
+        edges[axis] = 10 ** edges[axis]
+    return Template(Binning(template.binning.names, tuple(edges)), template.counts * scale, template.label)
+
+
+def _option(own: Option | None, inherited: Option | None, default: Option) -> Option:
+    """Return the source's own option, else its run's, else the default."""
+    if own is not None:
+        return own
+    return inherited if inherited is not None else default
+
+
+def _fitted(template: Template, binning: Binning) -> Template:
+    """Put a template on the run's own grid after checking that its edges are those."""
+    if (difference := binning.difference(template.binning)) is not None:
+        raise DataError(f"{template.label}: {difference} by analysis_space")
+    names = template.binning.names
+    if names != binning.names and set(names) == set(binning.names):
+        raise DataError(
+            f"{template.label}: axes are {', '.join(names)}, analysis_space has them in the order "
+            f"{', '.join(binning.names)}"
+        )
+    return Template(binning, template.counts, template.label)
+
+
+@dataclass(frozen=True)
+class TemplateReader:
+    """Reads the template sources of a model.
+
+    Parameters
+    ----------
+    search
+        Where files are looked up.
+    constants
+        Values of the parameters that are no anchors of a morph: what their fields in file names become.
+    anchors
+        Anchors of the shape parameters.
+    """
+
+    search: SearchPath
+    constants: Mapping[str, Number]
+    anchors: Mapping[str, Sequence[Number]]
+
+    def read(self, term: TermConfig, source: SourceConfig, binning: Binning, place: str) -> TemplateSource:
+        """Read the templates of a source at every combination of the anchors of its named shape parameters.
+
+        Raises
+        ------
+        ConfigError
+            If a file name is missing, a placeholder or unknown, or a field cannot be filled.
+        DataError
+            If a template is malformed or its edges are not those of the run.
+        """
+        filename = source.template_filename or term.template_filename
+        histname = source.histname or term.histname
+        if filename is None or histname is None:
+            missing = "template_filename" if filename is None else "histname"
+            raise ConfigError(f"{place}: key '{missing}' is missing (or 'surrogate' for a checkpoint)")
+        if PLACEHOLDER in (filename, histname):
+            raise ConfigError(
+                f"{place}: template_filename and histname must not be the placeholder '{PLACEHOLDER}'; fill it with "
+                f"template_filenames={{'{source.name}': PATTERN}}, or --template {source.name}=PATTERN"
+            )
+        named = source.named_parameters or term.named_parameters or ()
+        for name in named:
+            if name not in source.parameters:
+                raise ConfigError(unknown_name("parameter", name, source.parameters, f"{place}.named_parameters"))
+        used = fields_of(filename) | fields_of(histname)
+        axes = {n: self.anchors[n] for n in named if n in self.anchors and n in used}
+        constants = {n: self.constants[n] for n in named if n in self.constants}
+        templates = []
+        for point in itertools.product(*axes.values()):
+            values: dict[str, Number | str] = {
+                **constants,
+                **dict(zip(axes, point, strict=True)),
+                "run": RunName(term.name),
+            }
+            path = self.search.find(fill(filename, values, place), place)
+            template = read_template(path, fill(histname, values, place))
+            templates.append(_fitted(_adjusted(template, source, term), binning))
+        return TemplateSource.from_templates(templates, {n: tuple(float(v) for v in a) for n, a in axes.items()})
+
+
+def analysis_binning(term: TermConfig, place: str) -> Binning | None:
+    """Return the grid of ``analysis_space``; None where it is not given or an axis has no edges.
+
+    Raises
+    ------
+    ConfigError
+        If the edges do not increase.
+    """
+    space = term.analysis_space
+    if not space or any(edges is None for _, edges in space):
+        return None
+    try:
+        rows = tuple(torch.tensor([float(v) for v in edges or ()], dtype=torch.float64) for _, edges in space)
+        return Binning(tuple(axis for axis, _ in space), rows)
+    except ConfigError as error:
+        raise ConfigError(f"{place}.analysis_space: {error}") from error
