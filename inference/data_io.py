@@ -37,7 +37,7 @@ def _refuse_pickle(path: Path, names: Sequence[str]) -> DataError:
         f"'{path}' is a Python pickle: loading one runs whatever code it holds, so it is not read. If you trust it, "
         "convert it with these three lines:\n"
         f"    import pickle, numpy\n"
-        f"    data = pickle.load(open({str(path)!r}, 'rb'))\n"
+        f"    with open({str(path)!r}, 'rb') as file: data = pickle.load(file)\n"
         f"    numpy.savez({str(path.with_suffix('.npz'))!r}, **dict(zip([{listed}], data)))"
     )
 
