@@ -185,7 +185,8 @@ class ScienceRun:
         for c in self.sources:
             if not isinstance(c.source, Binned):
                 raise ConfigError(
-                    f"run '{self.name}' is binned, but source '{c.name}' is not constant in bins; wrap it in BinnedSource"
+                    f"run '{self.name}' is binned, but source '{c.name}' is not constant in bins; "
+                    "wrap it in BinnedSource"
                 )
             difference = grid.difference(c.source.binning)
             if difference is not None:
