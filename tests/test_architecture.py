@@ -112,6 +112,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "philox",
         "toys",
         "data_io",
+        "toy_tables",
+        "study_record",
         "storage",
         "study",
         "conversion",
