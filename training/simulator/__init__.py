@@ -1,0 +1,1 @@
+"""A xenon time projection chamber: recoil spectra, yields, quanta, signals, reconstruction; torch only, any theta."""
