@@ -1,0 +1,237 @@
+"""A bounded, batched Newton minimiser with exact derivatives, for smooth and piecewise smooth functions.
+
+Every row is its own problem: minimise f_b(x) over low_b <= x <= high_b. A step minimises the quadratic model inside the
+intersection of bounds, cell and a trust box |d_j| <= radius / sqrt(|H_jj|), so that parameters of any scale are alike.
+The trust box follows the ratio of actual to predicted decrease. A row stops when the model promises less than the
+tolerance; it then leaves the batch.
+
+Piecewise smooth functions (see :mod:`inference.minimize.cells`): a step ends at the edge of its cell, and goes on in
+the neighbour if the function falls there. Where it rises on both sides the coordinate is *pinned* to the kink; before a row
+ends, the one-sided derivatives on the far side of every kink are checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from inference.minimize.cells import Cells
+from inference.minimize.minimum import EndedRows, Minimum, MovingRows
+from inference.minimize.quadratic import convexify, minimise_in_box
+from inference.minimize.status import FitStatus
+
+#: Rounding of one float64 operation.
+EPSILON = torch.finfo(torch.float64).eps
+#: Smallest ratio of actual to predicted decrease at which a step is accepted.
+ACCEPT = 1e-4
+#: Widest trust box, in units of 1 / sqrt(|H_jj|), where the function is not convex.
+NON_CONVEX_RADIUS = 2.0
+#: Trust box below which a row has stalled.
+SMALLEST_RADIUS = 1e-12
+#: Longest natural unit of a coordinate, in its typical sizes.
+LONGEST = 1e6
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def __call__(self, x: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return f (A,), its gradient (A, n) and its Hessian (A, n, n).
+
+        Parameters
+        ----------
+        x
+            Points (A, n), one for each of the rows that still move.
+        rows
+            Which rows (A,) of the batch these are.
+        centre
+            (A, n), inside the smooth piece on which derivatives are wanted; None where there are no breakpoints.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class NewtonOptions:
+    """When rows stop.
+
+    Parameters
+    ----------
+    tolerance
+        A row has converged when the quadratic model promises a decrease of f below this.
+    max_evaluations
+        Most evaluations of f per row.
+    radius
+        First half-width of the trust box, in units of 1 / sqrt(H_jj).
+    """
+
+    tolerance: float = 1e-11
+    max_evaluations: int = 200
+    radius: float = 1e3
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """Where each row is evaluated next: after a step, or (``look``) at its place on the other side of breakpoints."""
+
+    x: Tensor
+    cell: Tensor
+    crossed: Tensor
+    look: Tensor
+    reduction: Tensor
+    length: Tensor
+    limited: Tensor
+
+    def where(self, keep: Tensor) -> _Proposal:
+        return _Proposal(*(getattr(self, f.name)[keep] for f in fields(self)))
+
+
+class _Newton:
+    """The rules by which a state proposes, accepts and ends."""
+
+    def __init__(self, objective: Objective, cells: Cells, options: NewtonOptions) -> None:
+        self.objective = objective
+        self.cells = cells
+        self.options = options
+
+    def evaluate(self, x: Tensor, rows: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return f, gradient, Hessian and whether all of them are finite (A,)."""
+        value, gradient, hessian = self.objective(x, rows, self.cells.centre(cell))
+        finite = torch.isfinite(value) & torch.isfinite(gradient).all(-1) & torch.isfinite(hessian).all(-1).all(-1)
+        return value, gradient, hessian, finite
+
+    def leaving(self, x: Tensor, gradient: Tensor, cell: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Return which way f falls out of the cell over an inner edge: -1, +1, or 0 where it does not (A, n)."""
+        if self.cells.trivial:
+            return torch.zeros_like(cell)
+        edge_low, edge_high = self.cells.edges(cell)
+        downwards = (x <= edge_low) & (edge_low > low) & (gradient > 0)
+        upwards = (x >= edge_high) & (edge_high < high) & (gradient < 0)
+        return upwards.long() - downwards.long()
+
+    def propose(self, s: MovingRows) -> tuple[_Proposal, Tensor]:
+        """Return what to evaluate next, and which rows have converged (A,)."""
+        edge_low, edge_high = self.cells.edges(s.cell)
+        leaving = self.leaving(s.x, s.gradient, s.cell, s.low, s.high)
+        s.pinned = s.pinned & (leaving != 0)
+        floor = torch.where(s.pinned, s.x, torch.maximum(s.low, edge_low))
+        ceiling = torch.where(s.pinned, s.x, torch.minimum(s.high, edge_high))
+
+        curvature = s.hessian.diagonal(dim1=-2, dim2=-1).abs()
+        unit = torch.where(curvature * (LONGEST * s.scale).square() > 1, curvature.rsqrt(), s.scale)
+        low, high = (floor - s.x) / unit, (ceiling - s.x) / unit
+        matrix, convex = convexify(s.hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2), low < high)
+        radius = torch.where(convex, s.radius, s.radius.clamp(max=NON_CONVEX_RADIUS)).unsqueeze(-1)
+        model = minimise_in_box(s.gradient * unit, matrix, torch.maximum(low, -radius), torch.minimum(high, radius))
+
+        hit_low, hit_high = (model.step <= low) & (low < high), (model.step >= high) & (low < high)
+        x = torch.minimum(torch.maximum(s.x + model.step * unit, floor), ceiling)
+        x = torch.where(hit_low, floor, torch.where(hit_high, ceiling, x))
+        length = model.step.abs().amax(dim=-1)
+        limited = (model.step.abs() >= radius).any(dim=-1)
+        crossed = (hit_high & (edge_high < s.high)).long() - (hit_low & (edge_low > s.low)).long()
+        crossed = torch.where(x != s.x, crossed, 0)
+
+        still = (model.reduction <= self.tolerance(s.value)) & ~limited
+        unseen = torch.where(s.pinned, 0, leaving)
+        check = torch.where(s.pinned & ~s.verified, leaving, 0)
+        look = torch.where((still & ~unseen.any(dim=-1)).unsqueeze(-1), check, unseen)
+        looking = look.any(dim=-1)
+        crossed = torch.where(looking.unsqueeze(-1), look, crossed)
+        x = torch.where(looking.unsqueeze(-1), s.x, x)
+        return _Proposal(x, s.cell + crossed, crossed, looking, model.reduction, length, limited), still & ~looking
+
+    def tolerance(self, value: Tensor) -> Tensor:
+        """Return the decrease (A,) that is not worth a step: the tolerance, or the rounding of f where it is larger."""
+        return (2 * EPSILON * (1 + value.abs())).clamp_min(self.options.tolerance)
+
+    def advance(self, s: MovingRows, p: _Proposal) -> None:
+        """Evaluate the proposals and accept or reject them, in place."""
+        value, gradient, hessian, finite = self.evaluate(p.x, s.rows, p.cell)
+        decrease = torch.where(finite, s.value - value, -p.reduction)
+        noise = 16 * EPSILON * (1 + s.value.abs())
+        lower = (decrease >= ACCEPT * p.reduction) | ((p.reduction < 100 * noise) & (decrease >= -noise))
+        taken = finite & (p.look | lower)
+        self._resize(s, p, decrease / p.reduction.clamp_min(1e-300), finite, taken)
+
+        column, block = taken.unsqueeze(-1), taken[:, None, None]
+        back = self.leaving(p.x, gradient, p.cell, s.low, s.high) != 0
+        crossed, look = p.crossed != 0, p.look.unsqueeze(-1)
+        # Where the function rises on both sides the coordinate stays; a side that cannot be evaluated counts as rising.
+        s.pinned = torch.where(crossed & (column | look), back | ~column, s.pinned)
+        s.verified = torch.where(look, s.verified | (crossed & s.pinned), s.verified & ~column)
+        s.x, s.cell = torch.where(column, p.x, s.x), torch.where(column, p.cell, s.cell)
+        s.value = torch.where(taken, value, s.value)
+        s.gradient = torch.where(column, gradient, s.gradient)
+        s.hessian = torch.where(block, hessian, s.hessian)
+
+    def _resize(self, s: MovingRows, p: _Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
+        """Shrink the trust box where the model failed, widen it where it was good and in the way."""
+        shrunk = p.length * torch.where(finite, torch.where(taken, 0.5, 0.25), 0.1)
+        radius = torch.where(~taken | (ratio < 0.25), shrunk, s.radius)
+        radius = torch.where(taken & (ratio > 0.75) & p.limited, torch.maximum(s.radius, 3 * p.length), radius)
+        tiny = p.reduction <= 100 * EPSILON * (1 + s.value.abs())
+        s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
+
+
+def minimise(
+    objective: Objective,
+    start: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    scale: Tensor,
+    breakpoints: Mapping[int, Sequence[float]] | None = None,
+    options: NewtonOptions | None = None,
+) -> Minimum:
+    """Minimise a batch of functions within bounds.
+
+    Parameters
+    ----------
+    objective
+        f with its derivatives.
+    start
+        Start points (B, n); moved inside the bounds.
+    lower, upper
+        Bounds (B, n), infinite where open; a coordinate with equal bounds is held.
+    scale
+        (n,) typical size of each coordinate, > 0; used only where f has no curvature.
+    breakpoints
+        Coordinate -> ascending values at which derivatives of f jump.
+    options
+        When rows stop.
+
+    Returns
+    -------
+    Minimum
+        One entry per row; a row that fails carries its status and never disturbs the others.
+    """
+    options = options or NewtonOptions()
+    cells = Cells(start.shape[-1], breakpoints or {}, start.device)
+    newton = _Newton(objective, cells, options)
+    x = torch.minimum(torch.maximum(start, lower), upper)
+    cell = cells.locate(x, upper)
+    rows = torch.arange(len(x), device=x.device)
+    value, gradient, hessian, finite = newton.evaluate(x, rows, cell)
+    no, radius = torch.zeros_like(cell, dtype=torch.bool), torch.full_like(value, options.radius)
+    state = MovingRows(
+        rows, x, value, gradient, hessian, lower, upper, scale.expand_as(x), cell, no, no.clone(), radius
+    )
+    result = EndedRows(state)
+    result.finish(state, ~finite, FitStatus.NON_FINITE, 1)
+    state = state.where(finite)
+    for evaluations in range(1, options.max_evaluations + 1):
+        if not len(state.rows):
+            return result.minimum()
+        proposal, converged = newton.propose(state)
+        stuck = ~converged & ((state.radius < SMALLEST_RADIUS) | (evaluations == options.max_evaluations))
+        if bool((converged | stuck).any()):
+            result.finish(state, converged, FitStatus.CONVERGED, evaluations)
+            result.finish(state, stuck, FitStatus.NOT_CONVERGED, evaluations)
+            going = ~(converged | stuck)
+            state, proposal = state.where(going), proposal.where(going)
+        if len(state.rows):
+            newton.advance(state, proposal)
+    return result.minimum()
