@@ -220,6 +220,10 @@ class TemplateReader:
             if name not in source.parameters:
                 raise ConfigError(unknown_name("parameter", name, source.parameters, f"{place}.named_parameters"))
         used = fields_of(filename) | fields_of(histname)
+        for name in sorted(used - {*named, "run"}):
+            raise ConfigError(
+                unknown_name("field", name, (*named, "run"), f"{place}.template_filename (named_parameters)")
+            )
         axes = {n: self.anchors[n] for n in named if n in self.anchors and n in used}
         constants = {n: self.constants[n] for n in named if n in self.constants}
         templates = []
