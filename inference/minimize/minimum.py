@@ -56,6 +56,7 @@ class MovingRows:
     radius: Tensor
 
     def where(self, keep: Tensor) -> MovingRows:
+        """Return some of the rows."""
         return MovingRows(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 

@@ -6,8 +6,8 @@ The trust box follows the ratio of actual to predicted decrease. A row stops whe
 tolerance; it then leaves the batch.
 
 Piecewise smooth functions (see :mod:`inference.minimize.cells`): a step ends at the edge of its cell, and goes on in
-the neighbour if the function falls there. Where it rises on both sides the coordinate is *pinned* to the kink; before a row
-ends, the one-sided derivatives on the far side of every kink are checked.
+the neighbour if the function falls there. Where it rises on both sides the coordinate is *pinned* to the kink; before a
+row ends, the one-sided derivatives on the far side of every kink are checked.
 """
 
 from __future__ import annotations
