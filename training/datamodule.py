@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from lightning.pytorch import LightningDataModule
 
 from training.batches import TrainingBatches
 from training.event_set import EventSet, UnitEvents
 from training.settings import TrainConfig
+from training.supply import Supply
+from training.symmetries import DriftLifetimeSymmetry
 
 HELD_OUT_BATCH = 16_384
 
@@ -69,6 +72,8 @@ class EventDataModule(LightningDataModule):
     ----------
     events
         Open event set.
+    supply
+        Training events made of it.
     config
         Training configuration.
 
@@ -82,11 +87,16 @@ class EventDataModule(LightningDataModule):
         Steps of the whole training, a multiple of ``interval``.
     """
 
-    def __init__(self, events: EventSet, config: TrainConfig) -> None:
+    def __init__(self, events: EventSet, supply: Supply, config: TrainConfig) -> None:
         super().__init__()
-        self._events, self._config = events, config
+        self._config = config
+        self._symmetries = [
+            DriftLifetimeSymmetry(events.observables, events.nuisances, s.drift, s.lifetime)
+            for s in config.data.symmetries
+        ]
+        self.supply = supply
         self._batches = self._make_batches(0, 1)
-        self.held_out = self._batches.held_out_events()
+        self.held_out = supply.held_out_events()
         optimiser = config.optimiser
         steps = optimiser.steps or max(round(optimiser.passes * self._batches.steps_per_pass), 1)
         self.interval = min(config.stopping.check_every or min(self._batches.steps_per_pass, 500), steps)
@@ -117,14 +127,14 @@ class EventDataModule(LightningDataModule):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         return HeldOutLoader(self.held_out, rank, world)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what of the supply has to survive an interruption."""
+        return self.supply.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the supply's state."""
+        self.supply.restore(state_dict)
+
     def _make_batches(self, rank: int, world: int) -> TrainingBatches:
-        data = self._config.data
-        return TrainingBatches(
-            self._events,
-            self._config.optimiser.batch_size,
-            self._config.seed,
-            data.validation_fraction,
-            data.memory_mb,
-            rank,
-            world,
-        )
+        config = self._config
+        return TrainingBatches(self.supply, config.optimiser.batch_size, config.seed, self._symmetries, rank, world)

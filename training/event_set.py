@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,9 +48,7 @@ class UnitEvents(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[UnitEvents]) -> UnitEvents:
         """Return the concatenation of the parts."""
-        return cls(
-            torch.cat([p.u for p in parts]), torch.cat([p.theta for p in parts]), torch.cat([p.weight for p in parts])
-        )
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 class BlockCounts(NamedTuple):
@@ -59,6 +57,33 @@ class BlockCounts(NamedTuple):
     theta: Tensor
     n_generated: Tensor
     n_accepted: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[BlockCounts]) -> BlockCounts:
+        """Return the concatenation of the parts."""
+        return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+
+def unit_events(observables: ObservableSpace, x: Tensor, theta: Tensor, weight: Tensor | None = None) -> UnitEvents:
+    """Return events x (n, D) at theta (n, K) in the unit cube, mapped in float64.
+
+    Raises
+    ------
+    DataError
+        If an event lies outside the region of interest, or a value is not a number.
+    """
+    inside = observables.contains(x)
+    if not bool(inside.all()):
+        row = int((~inside).nonzero()[0])
+        raise DataError(
+            f"event {x[row].tolist()} lies outside the region of interest of {', '.join(observables.names)} "
+            f"({int((~inside).sum())} of {x.shape[0]} events do); drop such events when the file is written"
+        )
+    weight = torch.ones(x.shape[0]) if weight is None else weight
+    if not bool(torch.isfinite(theta).all() & torch.isfinite(weight).all()):
+        raise DataError("events: a theta or a weight is not a number")
+    u, _ = observables.to_unit(x.double())
+    return UnitEvents(u.float(), theta.float(), weight.float())
 
 
 class EventSet:
@@ -124,8 +149,25 @@ class EventSet:
 
     @property
     def generated_rate(self) -> float:
-        """Events per tonne-year that one generated event stream stands for."""
-        return float(self._files[0].generated_rate)
+        """Generated events per tonne-year: mu(theta) is this times kept over generated.
+
+        Raises
+        ------
+        DataError
+            If the files do not tell it.
+        """
+        rate = self._files[0].generated_rate
+        if rate is None:
+            raise DataError(
+                "event files: they do not tell the generated rate, without which there is no mu(theta); "
+                "give generated_rate where the files are written or mapped"
+            )
+        return rate
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the first file says of its origin: detector, source, seed, versions."""
+        return self._files[0].metadata
 
     @property
     def n_events(self) -> int:
@@ -133,11 +175,23 @@ class EventSet:
         return int(self._stops[-1])
 
     def blocks(self) -> BlockCounts:
-        """Return the counts of all blocks of all files."""
+        """Return the counts of all blocks of all files.
+
+        Raises
+        ------
+        DataError
+            If a file does not tell how many events were generated.
+        """
         parts = [file.blocks() for file in self._files]
+        generated = [p.n_generated for p in parts if p.n_generated is not None]
+        if len(generated) < len(parts):
+            raise DataError(
+                "event files: they do not tell how many events were generated per block, without which there is no "
+                "mu(theta); give n_generated where the files are written or mapped"
+            )
         return BlockCounts(
             torch.cat([torch.as_tensor(p.theta, dtype=torch.float64) for p in parts]),
-            torch.cat([torch.as_tensor(p.n_generated, dtype=torch.int64) for p in parts]),
+            torch.cat([torch.as_tensor(n, dtype=torch.int64) for n in generated]),
             torch.cat([torch.as_tensor(p.n_accepted, dtype=torch.int64) for p in parts]),
         )
 
@@ -154,29 +208,13 @@ class EventSet:
         for file, last in zip(self._files, self._stops.tolist(), strict=True):
             begin, end = max(start, first), min(stop, last)
             if begin < end:
-                parts.append(self._convert(file, begin - first, end - first))
+                events = file.read(begin - first, end - first)
+                weight = None if events.weight is None else torch.as_tensor(events.weight)
+                parts.append(
+                    unit_events(self.observables, torch.as_tensor(events.x), torch.as_tensor(events.theta), weight)
+                )
             first = last
         return UnitEvents.join(parts)
-
-    def _convert(self, file: EventFile, start: int, stop: int) -> UnitEvents:
-        """Read a slice of one file and map it to the unit cube in float64."""
-        events = file.read(start, stop)
-        x = torch.as_tensor(events.x)
-        inside = self.observables.contains(x)
-        if not bool(inside.all()):
-            row = int((~inside).nonzero()[0])
-            raise DataError(
-                f"event {start + row} = {x[row].tolist()} lies outside the region of interest of "
-                f"{', '.join(self.observables.names)} ({int((~inside).sum())} of {x.shape[0]} events do); "
-                "drop such events when the file is written"
-            )
-        u, _ = self.observables.to_unit(x.double())
-        theta = torch.as_tensor(events.theta)
-        weight = torch.ones(x.shape[0]) if events.weight is None else torch.as_tensor(events.weight)
-        finite = torch.isfinite(theta).all(dim=-1) & torch.isfinite(weight)
-        if not bool(finite.all()):
-            raise DataError(f"event {start + int((~finite).nonzero()[0])}: theta or weight is not a number")
-        return UnitEvents(u.float(), theta.float(), weight.float())
 
     def content_hash(self) -> str:
         """Return the SHA-256 of the files' contents."""

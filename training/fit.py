@@ -23,6 +23,7 @@ from training.history import Check, History
 from training.module import FlowModule
 from training.progress import TrainingProgress
 from training.settings import TrainConfig
+from training.supply import Supply
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,12 @@ class FittedFlow:
 
 
 def fit_flow(
-    config: TrainConfig, flow: ConditionalFlow, events: EventSet, fingerprint: Mapping[str, Any], shown: bool = True
+    config: TrainConfig,
+    flow: ConditionalFlow,
+    events: EventSet,
+    supply: Supply,
+    fingerprint: Mapping[str, Any],
+    shown: bool = True,
 ) -> FittedFlow:
     """Fit a flow to events, from the start or from where an earlier call was stopped.
 
@@ -66,6 +72,8 @@ def fit_flow(
         Flow with its initial weights, float32.
     events
         Open event set.
+    supply
+        Training events made of it.
     fingerprint
         What must not have changed for a training to be continued, by name.
     shown
@@ -80,7 +88,7 @@ def fit_flow(
     KeyboardInterrupt
         If interrupted; the last state stays.
     """
-    data = EventDataModule(events, config)
+    data = EventDataModule(events, supply, config)
     module = FlowModule(flow, config.optimiser, data.total_steps, data.mean_weight)
     path = config.run_directory / STATE_FILE
     history = History()
@@ -89,6 +97,7 @@ def fit_flow(
         history = History.from_dict(state[_STATE_KEY]["history"])
         if history.stopped:
             module.load_state_dict(state["state_dict"])
+            supply.restore(state.get(EventDataModule.__name__, {}))
             return FittedFlow(module.best, history, data.steps_per_pass)
         logger.info("%s: continued from step %d of %d", config.name, history.checks[-1].step, data.total_steps)
     with TrainingProgress(config.name, data.total_steps, shown) as progress:

@@ -16,8 +16,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from surrogate.errors import ConfigError
 from surrogate.flow_config import Activation, Family, FlowConfig
 from surrogate.guides import guide_from_dict
-from surrogate.nuisance import Nuisance, NuisanceSpace
+from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+from training.simulator_config import SimulationFile
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}")
 
@@ -52,42 +53,12 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class NuisanceRange(_Block):
-    """The range of one nuisance parameter over which events are simulated (theta is drawn uniformly in ``scale``)."""
+class SymmetryConfig(_Block):
+    """An exact symmetry of the detector, see :mod:`training.symmetries`."""
 
-    low: float
-    high: float
-    nominal: float
-    unit: str = ""
-    scale: Literal["linear", "log"] = "linear"
-
-
-class SimulateConfig(_Block):
-    """Events to simulate when the event file is absent.
-
-    Attributes
-    ----------
-    detector, source
-        Detector description (path of a YAML file, or the name of a shipped one) and name of the source.
-    n_generated
-        Number of generated events before acceptance.
-    nuisances
-        Range per nuisance parameter, in the order of the columns of theta; empty for the simulator's own.
-    seed
-        Seed of the simulation, distinct from the seed of the training.
-    """
-
-    detector: PathText
-    source: str
-    n_generated: int = Field(gt=0)
-    seed: int = Field(default=1, ge=0)
-    nuisances: dict[str, NuisanceRange] = {}
-
-    def nuisance_space(self) -> NuisanceSpace | None:
-        """Return the nuisance space to simulate, or None for the simulator's own."""
-        if not self.nuisances:
-            return None
-        return NuisanceSpace(tuple(Nuisance(name=name, **r.model_dump()) for name, r in self.nuisances.items()))
+    kind: Literal["drift_lifetime"]
+    drift: str = "drift_time"
+    lifetime: str = "elife"
 
 
 class DataConfig(_Block):
@@ -100,7 +71,12 @@ class DataConfig(_Block):
     mapping
         YAML file that says how foreign event files are to be read.
     simulate
-        What to simulate if the event file is absent.
+        What to simulate if the event file is absent; the keys are those of a simulation's own file.
+    fresh
+        True to train on events that are simulated as they are needed, new ones in each pass; the event file is then
+        only validated on. For sources of which a fair share is accepted.
+    symmetries
+        Exact symmetries of the detector that made the events; a wrong one biases the surrogate.
     validation_fraction
         Share of events held out of the training, for early stopping and for the reported held-out NLL.
     memory_mb
@@ -109,7 +85,9 @@ class DataConfig(_Block):
 
     events: tuple[PathText, ...] = Field(min_length=1)
     mapping: PathText | None = None
-    simulate: SimulateConfig | None = None
+    simulate: SimulationFile | None = None
+    fresh: bool = False
+    symmetries: tuple[SymmetryConfig, ...] = ()
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
     memory_mb: float = Field(default=2000.0, gt=0)
 
@@ -117,6 +95,8 @@ class DataConfig(_Block):
     def _one_file_to_simulate(self) -> DataConfig:
         if self.simulate is not None and len(self.events) != 1:
             raise ValueError(f"with a simulate block, events must name exactly one file, not {len(self.events)}")
+        if self.fresh and self.simulate is None:
+            raise ValueError("fresh events need a simulate block")
         if self.simulate is not None and self.mapping is not None:
             raise ValueError("simulated events need no mapping; remove the mapping or the simulate block")
         return self

@@ -1,0 +1,219 @@
+"""Where training events come from, group by group: event files, or a simulator that never repeats itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from surrogate.errors import ConfigError, DataError
+from training.event_set import BlockCounts, EventSet, UnitEvents, unit_events
+from training.simulation_plan import SimulationPlan, simulate_batch
+
+CHUNK = 65_536
+HELD_OUT_LIMIT = 200_000
+GROUP_BATCHES = 16
+"""Simulated batches that are shuffled together: some 10^6 generated events at 4096 thetas."""
+
+
+def generator_of(*key: int) -> torch.Generator:
+    """Return a generator seeded by a key of non-negative integers, independent for different keys."""
+    return torch.Generator().manual_seed(seed_of(*key))
+
+
+def seed_of(*key: int) -> int:
+    """Return a seed of 63 bits that is a hash of a key of non-negative integers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
+
+
+def held_out(index: Tensor, seed: int, fraction: float) -> Tensor:
+    """Return whether each event (n,) is held out: a fixed pseudo-random choice per event number.
+
+    Notes
+    -----
+    splitmix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) of the event number, compared with the fraction.
+    """
+    with np.errstate(over="ignore"):
+        z = index.numpy().astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + 0x9E3779B97F4A7C15) % 2**64)
+        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return torch.from_numpy(z < np.uint64(int(fraction * 2**64)))
+
+
+class Supply(Protocol):
+    """Training events in groups that fit into memory; a pass consists of ``groups`` of them."""
+
+    @property
+    def groups(self) -> int:
+        """Groups per pass."""
+        ...
+
+    @property
+    def group_size(self) -> int:
+        """Events that a group holds at least, or is expected to hold."""
+        ...
+
+    def load(self, number: int, group: int) -> UnitEvents:
+        """Return the events of one group of pass ``number``."""
+        ...
+
+    def held_out_events(self) -> UnitEvents:
+        """Return events that are never trained on, at most ``HELD_OUT_LIMIT``, evenly chosen."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return what has to survive an interruption."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of an interrupted training."""
+        ...
+
+    def counts(self) -> BlockCounts:
+        """Return generated and kept events per theta of everything seen so far."""
+        ...
+
+
+class FileSupply:
+    """Events of files, less those held out.
+
+    The events are cut into chunks, and the chunks into groups that fit into memory. In each pass the chunks are dealt
+    anew to the groups; events that fit as a whole form a single group, which is read once and kept.
+
+    Parameters
+    ----------
+    events
+        Open event set.
+    seed, fraction
+        Seed of all choices, and the share of held-out events.
+    memory_mb
+        Memory for one group in MB.
+    """
+
+    def __init__(self, events: EventSet, seed: int, fraction: float, memory_mb: float = 2000.0) -> None:
+        self._events, self._seed, self._fraction = events, seed, fraction
+        n = events.n_events
+        self._chunks = list(itertools.pairwise([*range(0, max(n - CHUNK, 0) + 1, CHUNK), n]))
+        row_bytes = 4 * (events.observables.dim + events.nuisances.dim + 1) + 8
+        fitting = max(int(memory_mb * 1e6 / (2 * row_bytes * CHUNK)), 1)
+        self.groups = -(-len(self._chunks) // fitting)
+        kept = sorted(int((~self._is_held_out(chunk)).sum()) for chunk in self._chunks)
+        self.group_size = sum(kept[: len(kept) // self.groups])
+        self._kept: UnitEvents | None = None
+
+    def load(self, number: int, group: int) -> UnitEvents:
+        """Return the events of one group of pass ``number``."""
+        if self._kept is not None:
+            return self._kept
+        chunks = torch.randperm(len(self._chunks), generator=generator_of(self._seed, 0, number)).tolist()
+        mine = [self._chunks[c] for c in sorted(chunks[group :: self.groups])]
+        events = UnitEvents.join([self._events.read(*c).take(~self._is_held_out(c)) for c in mine])
+        if self.groups == 1:
+            self._kept = events
+        return events
+
+    def held_out_events(self) -> UnitEvents:
+        """Return the held-out events, evenly thinned.
+
+        Raises
+        ------
+        DataError
+            If there is none.
+        """
+        joined = UnitEvents.join([self._events.read(*c).take(self._is_held_out(c)) for c in self._chunks])
+        if joined.size == 0:
+            raise DataError("events: no event is held out; raise data.validation_fraction or simulate more events")
+        return thinned(joined)
+
+    def state(self) -> dict[str, Any]:
+        """Return nothing: the order of the events follows from the seed."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up nothing."""
+
+    def counts(self) -> BlockCounts:
+        """Return the counts of the files."""
+        return self._events.blocks()
+
+    def _is_held_out(self, chunk: tuple[int, int]) -> Tensor:
+        return held_out(torch.arange(*chunk), self._seed, self._fraction)
+
+
+class SimulatedSupply:
+    """Events simulated while they are needed, new ones in each pass; a file of the same source is held out.
+
+    The network never sees an event twice, so that it cannot learn their noise. Group g of pass p is a function of the
+    seed alone. The counts of all simulated blocks are kept for the fit of mu(theta).
+
+    Parameters
+    ----------
+    events
+        Open event set of the same source, made with another seed.
+    plan
+        The simulation whose ``n_generated`` is the length of a pass.
+    seed
+        Seed of the training; with that of the plan it fixes the events.
+
+    Raises
+    ------
+    ConfigError
+        If the plan and the files differ in observables or nuisance parameters.
+    """
+
+    def __init__(self, events: EventSet, plan: SimulationPlan, seed: int) -> None:
+        if plan.space != events.observables or plan.nuisances != events.nuisances:
+            raise ConfigError("data: the simulate block and the event file describe different observables or ranges")
+        self._events = events
+        self._length = min(GROUP_BATCHES, plan.n_batches)
+        self.groups = max(plan.n_batches // self._length, 1)
+        # enough batches for any training; batch k is the same in a plan of any length
+        self._plan = dataclasses.replace(plan, n_generated=2**50, seed=seed_of(plan.seed, seed))
+        blocks = events.blocks()
+        acceptance = float(blocks.n_accepted.sum() / blocks.n_generated.sum())
+        generated = self._length * plan.batch_blocks * int(blocks.n_generated[0])
+        self.group_size = int(0.98 * acceptance * generated)
+        self._counts: dict[int, BlockCounts] = {}
+
+    def load(self, number: int, group: int) -> UnitEvents:
+        """Simulate the events of one group of pass ``number``."""
+        first = (number * self.groups + group) * self._length
+        segments = [simulate_batch(self._plan, k) for k in range(first, first + self._length)]
+        parts, counts = [], []
+        for s in segments:
+            theta = torch.from_numpy(s.blocks.theta)
+            parts.append(unit_events(self._plan.space, torch.from_numpy(s.x), theta[torch.from_numpy(s.block).long()]))
+            generated = s.blocks.n_generated if s.blocks.n_generated is not None else 0 * s.blocks.n_accepted
+            counts.append(BlockCounts(theta, torch.from_numpy(generated), torch.from_numpy(s.blocks.n_accepted)))
+        self._counts[first] = BlockCounts.join(counts)
+        return UnitEvents.join(parts)
+
+    def held_out_events(self) -> UnitEvents:
+        """Return the events of the file, evenly thinned."""
+        starts = range(0, self._events.n_events, CHUNK)
+        stops = [min(start + CHUNK, self._events.n_events) for start in starts]
+        return thinned(UnitEvents.join([self._events.read(*c) for c in zip(starts, stops, strict=True)]))
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts so far."""
+        return {str(first): tuple(counts) for first, counts in self._counts.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up the counts of an interrupted training."""
+        self._counts = {int(first): BlockCounts(*counts) for first, counts in state.items()}
+
+    def counts(self) -> BlockCounts:
+        """Return the counts of the file and of all groups so far."""
+        return BlockCounts.join([self._events.blocks(), *(self._counts[first] for first in sorted(self._counts))])
+
+
+def thinned(events: UnitEvents) -> UnitEvents:
+    """Return at most ``HELD_OUT_LIMIT`` of the events, evenly chosen."""
+    return events.take(torch.arange(0, events.size, max(-(-events.size // HELD_OUT_LIMIT), 1)))
