@@ -160,24 +160,75 @@ class EventWriter:
     def _join(self, target: Path, n_segments: int) -> None:
         parts = [self._part(k) for k in range(n_segments)]
         blocks = _concatenate(_read_blocks(part) for part in parts)
-        first_block = np.cumsum([0, *(_count(part, "theta") for part in parts)])
         with h5py.File(target, "w") as file:
-            file.attrs["xeflow_events"] = json.dumps(self.schema.to_dict())
-            _write_blocks(file, blocks)
-            for path in self.schema.columns:
-                data = _create_column(file, path, int(blocks.n_accepted.sum()))
-                position = 0
-                for rows in _slabs(parts, path, first_block):
-                    data[position : position + len(rows)] = rows
-                    position += len(rows)
+            stream = EventStream(file, self.schema)
+            first = 0
+            for part in parts:
+                rows, n_blocks = _read_rows(part, self.schema)
+                rows["events/block"] = rows["events/block"] + np.int32(first)
+                stream.append(rows)
+                first += n_blocks
+            stream.finish(blocks.theta, blocks.n_generated)
 
 
-def _create_column(file: h5py.File, path: str, total: int) -> h5py.Dataset:
-    """Create an event column; a file without events has empty columns, which HDF5 cannot chunk."""
-    dtype = np.int32 if path == "events/block" else np.float32
-    if total == 0:
-        return file.create_dataset(path, (0,), dtype)
-    return file.create_dataset(path, (total,), dtype, chunks=(min(total, CHUNK),), compression=1, shuffle=True)
+class EventStream:
+    """Append events to an open, empty HDF5 file and close it with its blocks.
+
+    Rows are written in slabs of ``CHUNK``, however they arrive, so the bytes of a file depend on its events alone.
+    """
+
+    def __init__(self, file: h5py.File, schema: EventSchema) -> None:
+        self._file, self._schema = file, schema
+        self._held: list[Mapping[str, AnyArray]] = []
+        self._n_held = 0
+        self._n_accepted = np.zeros(0, dtype=np.int64)
+        file.attrs["xeflow_events"] = json.dumps(schema.to_dict())
+        for path in schema.columns:
+            dtype = np.int32 if path == "events/block" else np.float32
+            file.create_dataset(path, (0,), dtype, maxshape=(None,), chunks=(CHUNK,), compression=1, shuffle=True)
+
+    def append(self, rows: Mapping[str, AnyArray]) -> None:
+        """Append rows: a column per dataset path of the schema, ``events/block`` counted over the whole file."""
+        block = rows["events/block"]
+        counts = np.bincount(block, minlength=len(self._n_accepted))
+        counts[: len(self._n_accepted)] += self._n_accepted
+        self._n_accepted = counts
+        self._held.append(rows)
+        self._n_held += len(block)
+        if self._n_held >= CHUNK:
+            self._write(self._n_held - self._n_held % CHUNK)
+
+    def _write(self, n: int) -> None:
+        """Write the first n held rows, one slab of every column after the other, and keep the rest."""
+        joined = {path: np.concatenate([rows[path] for rows in self._held]) for path in self._schema.columns}
+        for start in range(0, n, CHUNK):
+            for path, column in joined.items():
+                data, slab = self._file[path], column[start : min(start + CHUNK, n)]
+                data.resize((data.shape[0] + len(slab),))
+                data[-len(slab) :] = slab
+        self._held = [{path: column[n:] for path, column in joined.items()}]
+        self._n_held -= n
+
+    def finish(self, theta: FloatArray, n_generated: IntArray | None) -> Blocks:
+        """Write what is held and the blocks; return them.
+
+        Raises
+        ------
+        DataError
+            If an event names a block that does not exist, or a block kept more events than were generated.
+        """
+        if self._n_held:
+            self._write(self._n_held)
+        if len(self._n_accepted) > len(theta):
+            raise DataError(f"events name block {len(self._n_accepted) - 1}, but there are {len(theta)} blocks")
+        accepted = np.zeros(len(theta), dtype=np.int64)
+        accepted[: len(self._n_accepted)] = self._n_accepted
+        if n_generated is not None and (n_generated < accepted).any():
+            k = int(np.argmax(n_generated < accepted))
+            raise DataError(f"block {k}: {accepted[k]} events were kept of {n_generated[k]} generated ones")
+        blocks = Blocks(theta, n_generated, accepted)
+        _write_blocks(self._file, blocks)
+        return blocks
 
 
 def _write_blocks(file: h5py.File, blocks: Blocks) -> None:
@@ -192,9 +243,10 @@ def _read_blocks(path: Path) -> Blocks:
         return read_blocks(file)
 
 
-def _count(path: Path, name: str) -> int:
+def _read_rows(path: Path, schema: EventSchema) -> tuple[dict[str, AnyArray], int]:
+    """Return the event columns of a segment and its number of blocks."""
     with h5py.File(path) as file:
-        return int(file[name].shape[0])
+        return {name: file[name][:] for name in schema.columns}, int(file["theta"].shape[0])
 
 
 def _concatenate(pieces: Iterator[Blocks]) -> Blocks:
@@ -206,22 +258,3 @@ def _concatenate(pieces: Iterator[Blocks]) -> Blocks:
         np.concatenate(generated) if len(generated) == len(blocks) else None,
         np.concatenate([b.n_accepted for b in blocks]),
     )
-
-
-def _slabs(parts: list[Path], path: str, first_block: IntArray) -> Iterator[AnyArray]:
-    """Yield one column in slabs of ``CHUNK`` rows across segments, with block indices counted over the whole file."""
-    rest: list[AnyArray] = []
-    held = 0
-    for k, part in enumerate(parts):
-        with h5py.File(part) as file:
-            rows = file[path][:]
-        rest.append(rows + np.int32(first_block[k]) if path == "events/block" else rows)
-        held += len(rows)
-        if held >= CHUNK:
-            joined = np.concatenate(rest)
-            whole = held - held % CHUNK
-            for start in range(0, whole, CHUNK):
-                yield joined[start : start + CHUNK]
-            rest, held = [joined[whole:]], held - whole
-    if held:
-        yield np.concatenate(rest)

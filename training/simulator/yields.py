@@ -117,7 +117,7 @@ def electronic_recoil(energy: Tensor, theta: Theta, medium: Medium) -> Quanta:
     L' = 1/W - Q' + 0.015 L t_ly.
     """
     total = 1 / medium.work_function
-    charge = electronic_charge_yield(energy, medium).clamp_(max=total)
+    charge = electronic_charge_yield(energy, medium)
     electrons = charge * (1 + ER_CHARGE_SIGMA * theta.t_qy)
-    photons = (total - electrons) + ER_LIGHT_SIGMA * (total - charge) * theta.t_ly
+    photons = (total - electrons) + ER_LIGHT_SIGMA * (total - charge).clamp_(min=0.0) * theta.t_ly
     return Quanta(photons.clamp_(min=0.0) * energy, electrons.clamp_(min=0.0) * energy)
