@@ -9,6 +9,7 @@ depend on each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Likelihood:
         """Number T of data sets."""
         return len(self.data)
 
-    @property
+    @cached_property
     def model_hash(self) -> str:
         """SHA-256 of parameters, constraints, runs and sources."""
         return model_hash(self.parameters, self.runs)

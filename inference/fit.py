@@ -1,0 +1,74 @@
+"""One fit as a record: values, errors, correlations, pulls, and how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from inference.batch_fit import FitBatch, FitOptions, fit_batch
+from inference.event_density import per_row
+from inference.likelihood import Likelihood
+from inference.minimize import FitStatus
+from inference.results import FitResult, number, provenance
+
+
+def covariances(batch: FitBatch) -> tuple[Tensor, Tensor]:
+    """Return the covariance of the parameters (B, P, P) and whether it exists (B,).
+
+    The inverse of -d2 ln L over the parameters that are neither held nor on a bound; zero elsewhere.
+    """
+    free = ~(batch.held | batch.at_bound)
+    eye = torch.eye(free.shape[-1], dtype=torch.float64, device=free.device)
+    pair = free[:, :, None] & free[:, None, :]
+    information = torch.where(pair, -batch.hessian, eye)
+    unit = information.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-300).rsqrt()
+    scaled = information * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    factor, info = torch.linalg.cholesky_ex(scaled)
+    exists = (info == 0) & (factor.diagonal(dim1=-2, dim2=-1).amin(dim=-1) > 1e-7)
+    factor = torch.where(exists[:, None, None], factor, eye)
+    inverse = torch.cholesky_inverse(factor) * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    return torch.where(pair & exists[:, None, None], inverse, 0.0), exists
+
+
+def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: int = 1) -> FitResult:
+    """Return one row of a batch as a record."""
+    one = batch.take(torch.tensor([row]))
+    names, parameters = likelihood.parameters.names, likelihood.parameters
+    covariance, exists = covariances(one)
+    free = [j for j, n in enumerate(names) if bool(exists) and not bool(one.held[0, j] | one.at_bound[0, j])]
+    errors = {n: number(math.sqrt(float(covariance[0, j, j]))) if j in free else None for j, n in enumerate(names)}
+    centres = per_row(likelihood.data.centres, one.rows)[0].tolist()
+    widths = dict(zip(names, parameters.constraint_widths().tolist(), strict=True))
+    values = parameters.mapping(one.values[0])
+    status = FitStatus(int(one.status))
+    return FitResult(
+        values=values,
+        errors=errors,
+        covariance_names=tuple(names[j] for j in free),
+        covariance=tuple(tuple(row) for row in covariance[0][free][:, free].tolist()),
+        pulls={n: (values[n] - c) / widths[n] for n, c in zip(parameters.ancillary_names, centres, strict=True)},
+        fixed=tuple(n for j, n in enumerate(names) if bool(one.held[0, j])),
+        log_likelihood=number(float(one.log_likelihood)),
+        status=status.label,
+        message=status.message,
+        at_bound=tuple(n for j, n in enumerate(names) if bool(one.at_bound[0, j])),
+        at_kink=tuple(n for j, n in enumerate(names) if bool(one.at_kink[0, j])),
+        evaluations=int(one.evaluations),
+        starts=starts,
+        disagreeing_starts=int(one.disagreeing),
+        provenance=provenance(likelihood.model_hash),
+    )
+
+
+def fit(
+    likelihood: Likelihood,
+    fixed: Mapping[str, float] | None = None,
+    start: Tensor | None = None,
+    options: FitOptions | None = None,
+) -> FitResult:
+    """Fit one data set and return the record; see :func:`fit_batch`."""
+    options = options or FitOptions()
+    return fit_result(likelihood, fit_batch(likelihood, fixed, None, start, options), 0, options.starts)
