@@ -108,15 +108,18 @@ class Assembler:
         exposure = [n for n in (term.livetime_parameter, term.fiducial_mass_parameter) if n is not None]
         for name in exposure:
             self._require_parameter(name, place)
-        binning = analysis_binning(term, place)
-        if binning is None and (term.likelihood_type == "binned" or any(s.surrogate is None for s in term.sources)):
-            raise ConfigError(
-                f"{place}: key 'analysis_space' with bin edges is needed for binned runs and for templates"
-            )
+        binning = analysis_binning(term, place) or self._binning_of_templates(term, place)
+        if binning is None and term.likelihood_type == "binned":
+            raise ConfigError(f"{place}: key 'analysis_space' with bin edges is needed, or sources with templates")
         sources = tuple(self._run_source(term, s, binning, f"{place}.sources.{s.name}") for s in term.sources)
         space = self._space(term, sources, binning, place)
         binned = term.likelihood_type == "binned" and binning is not None
         return ScienceRun(term.name, space, sources, tuple(exposure), binning.edges if binned and binning else None)
+
+    def _binning_of_templates(self, term: TermConfig, place: str) -> Binning | None:
+        """Return the grid of the run's first template, for a run that does not say its own."""
+        first = next((s for s in term.sources if s.surrogate is None), None)
+        return None if first is None else self.reader.binning(term, first, f"{place}.sources.{first.name}")
 
     def _space(
         self, term: TermConfig, sources: tuple[RunSource, ...], binning: Binning | None, place: str
@@ -145,7 +148,6 @@ class Assembler:
             raise ConfigError(
                 f"{place}.parameters: exactly one rate parameter is needed, got {', '.join(rates) or 'none'}"
             )
-        self._check_rate_name(rates[0], config, place)
         index = [n for n, kind in kinds.items() if kind == "index"]
         if index:
             raise ConfigError(f"{place}: ptype 'index' of '{index[0]}' is not supported; make it 'shape'")
@@ -159,13 +161,6 @@ class Assembler:
             self._efficiencies(term, config, kinds, place),
             1.0 if scale is None else float(scale),
         )
-
-    def _check_rate_name(self, rate: str, config: SourceConfig, place: str) -> None:
-        """Templates follow alea: the multiplier of a source is named after it."""
-        if config.surrogate is None and rate != f"{config.name}_rate_multiplier":
-            raise ConfigError(
-                f"{place}: its rate parameter must be named '{config.name}_rate_multiplier', got '{rate}', as in alea"
-            )
 
     def _source(self, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str) -> Source:
         if config.surrogate is not None:

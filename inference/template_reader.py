@@ -205,6 +205,21 @@ class TemplateReader:
         DataError
             If a template is malformed or its edges are not those of the run.
         """
+        filename, histname, named = self._names(term, source, place)
+        used = fields_of(filename) | fields_of(histname)
+        axes = {n: self.anchors[n] for n in named if n in self.anchors and n in used}
+        templates = []
+        for point in itertools.product(*axes.values()):
+            template = self._read_one(term, source, dict(zip(axes, point, strict=True)), place)
+            templates.append(_fitted(template, binning))
+        return TemplateSource.from_templates(templates, {n: tuple(float(v) for v in a) for n, a in axes.items()})
+
+    def binning(self, term: TermConfig, source: SourceConfig, place: str) -> Binning:
+        """Return the grid of the first template of a source."""
+        return self._read_one(term, source, {n: a[0] for n, a in self.anchors.items()}, place).binning
+
+    def _names(self, term: TermConfig, source: SourceConfig, place: str) -> tuple[str, str, tuple[str, ...]]:
+        """Return the patterns of file and histogram, and the parameters that may fill them."""
         filename = source.template_filename or term.template_filename
         histname = source.histname or term.histname
         if filename is None or histname is None:
@@ -219,24 +234,19 @@ class TemplateReader:
         for name in named:
             if name not in source.parameters:
                 raise ConfigError(unknown_name("parameter", name, source.parameters, f"{place}.named_parameters"))
-        used = fields_of(filename) | fields_of(histname)
-        for name in sorted(used - {*named, "run"}):
+        for name in sorted((fields_of(filename) | fields_of(histname)) - {*named, "run"}):
             raise ConfigError(
                 unknown_name("field", name, (*named, "run"), f"{place}.template_filename (named_parameters)")
             )
-        axes = {n: self.anchors[n] for n in named if n in self.anchors and n in used}
-        constants = {n: self.constants[n] for n in named if n in self.constants}
-        templates = []
-        for point in itertools.product(*axes.values()):
-            values: dict[str, Number | str] = {
-                **constants,
-                **dict(zip(axes, point, strict=True)),
-                "run": RunName(term.name),
-            }
-            path = self.search.find(fill(filename, values, place), place)
-            template = read_template(path, fill(histname, values, place))
-            templates.append(_fitted(_adjusted(template, source, term), binning))
-        return TemplateSource.from_templates(templates, {n: tuple(float(v) for v in a) for n, a in axes.items()})
+        return filename, histname, named
+
+    def _read_one(self, term: TermConfig, source: SourceConfig, point: Mapping[str, Number], place: str) -> Template:
+        """Read the template at one combination of anchors."""
+        filename, histname, named = self._names(term, source, place)
+        values: dict[str, Number | str] = {n: self.constants[n] for n in named if n in self.constants}
+        values |= {**{n: v for n, v in point.items() if n in named}, "run": RunName(term.name)}
+        path = self.search.find(fill(filename, values, place), place)
+        return _adjusted(read_template(path, fill(histname, values, place)), source, term)
 
 
 def analysis_binning(term: TermConfig, place: str) -> Binning | None:
