@@ -1,0 +1,184 @@
+"""How the columns of a foreign event file are to be read: observables, theta, counts, weights and truth.
+
+Example::
+
+    observables:
+      - {name: s1, unit: PE, column: s1, low: 2, high: 70, scale: log, offset: 2}
+      - {name: drift_time, unit: us, column: drift_time, factor: 1.0e-3, low: 0, high: 731}
+    nuisances:
+      - {name: elife, unit: us, column: 0, factor: 1.0e-3, low: 250, high: 900, nominal: 452, scale: log}
+    theta: {table: theta, index: theta_index}
+    n_generated: {column: n_simulated}
+    generated_rate: 1000
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from surrogate.errors import ConfigError, unknown_name
+from surrogate.nuisance import Nuisance, NuisanceSpace
+from surrogate.observables import Observable, ObservableSpace
+
+
+class _Block(BaseModel):
+    """A block of the file: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        for key in data if isinstance(data, dict) else ():
+            if key not in cls.model_fields:
+                raise ValueError(unknown_name("key", str(key), cls.model_fields))
+        return data
+
+
+class ObservableColumn(_Block):
+    """An observable: ``factor`` times the column; its name if no column is given."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    scale: Literal["linear", "log", "square"] = "linear"
+    offset: float = 0.0
+    column: str | None = None
+    factor: float = 1.0
+
+    @property
+    def source(self) -> str:
+        """The column to read."""
+        return self.name if self.column is None else self.column
+
+    def build(self) -> Observable:
+        """Return the observable."""
+        return Observable(self.name, self.unit, self.low, self.high, self.scale, self.offset)
+
+
+class NuisanceColumn(_Block):
+    """A nuisance parameter: ``factor`` times its column, of the events or (a number) of the theta table."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    nominal: float
+    scale: Literal["linear", "log"] = "linear"
+    column: str | int | None = None
+    factor: float = 1.0
+
+    def build(self) -> Nuisance:
+        """Return the nuisance parameter."""
+        return Nuisance(self.name, self.unit, self.low, self.high, self.nominal, self.scale)
+
+
+class TruthColumn(_Block):
+    """A truth column to carry along."""
+
+    name: str
+    column: str | None = None
+    factor: float = 1.0
+
+    @property
+    def source(self) -> str:
+        """The column to read."""
+        return self.name if self.column is None else self.column
+
+
+class ThetaTable(_Block):
+    """A table of theta, one row per block, and the event column that holds the row of each event."""
+
+    table: str
+    index: str
+
+
+class FileTheta(_Block):
+    """Theta of a whole file, by its name: a value per nuisance parameter, in the units of the mapping."""
+
+    file: str
+    values: dict[str, float]
+    n_generated: Annotated[int, Field(ge=1)] | None = None
+
+
+class CountColumn(_Block):
+    """Generated events per row of the theta table."""
+
+    column: str
+
+
+class AttributeValue(_Block):
+    """A number among the attributes of the file."""
+
+    attribute: str
+
+
+class EventMapping(_Block):
+    """What the columns of a foreign file mean.
+
+    ``theta`` is a table with an index column, a list of values per file, ``columns`` (each event carries its own
+    values in the columns of the nuisance parameters), or absent where there are no nuisance parameters.
+    ``n_generated`` is a number per file, a column of the table, or absent: then the events carry a density but no
+    acceptance.
+    """
+
+    observables: Annotated[tuple[ObservableColumn, ...], Field(min_length=1)]
+    nuisances: tuple[NuisanceColumn, ...] = ()
+    theta: ThetaTable | tuple[FileTheta, ...] | Literal["columns"] | None = None
+    n_generated: CountColumn | int | None = None
+    generated_rate: AttributeValue | float | None = None
+    weight: str | None = None
+    truth: tuple[TruthColumn, ...] = ()
+    outside: Literal["drop", "error"] = "error"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EventMapping:
+        if bool(self.nuisances) != (self.theta is not None):
+            raise ValueError("give theta exactly when there are nuisances")
+        if isinstance(self.n_generated, CountColumn) and not isinstance(self.theta, ThetaTable):
+            raise ValueError("n_generated from a column needs theta from a table")
+        if isinstance(self.n_generated, int) and self.theta is not None:
+            raise ValueError("n_generated as a number is for files without theta; give it per file under theta")
+        if isinstance(self.theta, ThetaTable) and any(not isinstance(n.column, int) for n in self.nuisances):
+            raise ValueError("with a theta table, the column of a nuisance is its number in the table (0, 1, ...)")
+        if self.theta == "columns" and any(isinstance(n.column, int) for n in self.nuisances):
+            raise ValueError("with theta: columns, the column of a nuisance is the name of an event column")
+        return self
+
+    @property
+    def space(self) -> ObservableSpace:
+        """The observable space."""
+        return ObservableSpace(tuple(o.build() for o in self.observables))
+
+    @property
+    def nuisance_space(self) -> NuisanceSpace:
+        """The nuisance space."""
+        return NuisanceSpace(tuple(n.build() for n in self.nuisances))
+
+
+def read_mapping(path: Path) -> EventMapping:
+    """Read a mapping from a YAML file.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, a key is unknown or missing, or its parts contradict each other.
+    """
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    try:
+        return EventMapping.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error
