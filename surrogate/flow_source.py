@@ -1,0 +1,154 @@
+"""A source whose density is a trained flow and whose rate is a fitted acceptance."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from surrogate.acceptance import AcceptanceModel
+from surrogate.errors import ConfigError
+from surrogate.flow import ConditionalFlow
+from surrogate.jet import Jet, autograd_log_jet
+from surrogate.nuisance import NuisanceSpace
+from surrogate.observables import ObservableSpace
+
+CHUNK = 2_048
+"""Rows evaluated at a time: what bounds the memory of a jet, and what still fits into a core's cache."""
+
+
+class FlowSource:
+    """f(x | theta) from a :class:`ConditionalFlow`, mu(theta) = generated_rate eps(theta) from an acceptance.
+
+    The flow is copied and frozen; gradients flow to x and theta, never to its weights.
+
+    Parameters
+    ----------
+    flow
+        The trained density.
+    acceptance
+        The fraction of generated events in the region of interest, over the same nuisance parameters.
+    generated_rate
+        Rate of the generated events per tonne-year, > 0.
+    dtype
+        In which densities are evaluated.
+    device
+        Where they are evaluated.
+
+    Raises
+    ------
+    ConfigError
+        If the rate is not positive, or flow and acceptance disagree about the nuisance parameters.
+    """
+
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        acceptance: AcceptanceModel,
+        generated_rate: float,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if not (math.isfinite(generated_rate) and generated_rate > 0):
+            raise ConfigError(f"generated_rate = {generated_rate} events per tonne-year must be > 0 and finite")
+        if acceptance.basis.nuisances != flow.config.nuisances:
+            raise ConfigError(
+                f"acceptance: its nuisances ({', '.join(acceptance.basis.nuisances.names) or 'none'}) and ranges must "
+                f"be those of the flow ({', '.join(flow.config.nuisances.names) or 'none'})"
+            )
+        self.flow = copy.deepcopy(flow).to(device=device, dtype=dtype).eval().requires_grad_(False)
+        self.acceptance = replace(
+            acceptance,
+            coefficients=acceptance.coefficients.to(device),
+            covariance=acceptance.covariance.to(device),
+        )
+        self.generated_rate = float(generated_rate)
+
+    @property
+    def observables(self) -> ObservableSpace:
+        """The region of interest."""
+        return self.flow.config.observables
+
+    @property
+    def nuisances(self) -> NuisanceSpace:
+        """The parameters theta and their trained ranges."""
+        return self.flow.config.nuisances
+
+    @property
+    def breakpoints(self) -> Mapping[str, tuple[float, ...]]:
+        """None: a flow is smooth."""
+        return {}
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of architecture, weights, acceptance and rate; the same in every dtype that holds the weights."""
+        record = [self.flow.config.to_dict(), self.acceptance.to_dict(), self.generated_rate]
+        digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+        for name, tensor in self.tensors().items():
+            digest.update(name.encode())
+            digest.update(tensor.double().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all numbers of the source by name, on the CPU: weights of the flow, coefficients, covariance."""
+        named = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}
+        named["acceptance.coefficients"] = self.acceptance.coefficients
+        named["acceptance.covariance"] = self.acceptance.covariance
+        return {name: tensor.detach().cpu() for name, tensor in sorted(named.items())}
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return ln f(x | theta) (*,) for x (*, D) in physical units and theta (*, K), broadcasting over *.
+
+        Exactly -inf outside the region of interest; raises RangeError for theta outside the trained ranges.
+        """
+        self.nuisances.check(theta)
+        rows, shape = _flatten(x, theta)
+        parts = [self.flow.log_prob(some_x, some_theta) for some_x, some_theta in rows]
+        return torch.cat(parts).reshape(shape)
+
+    def expected_events(self, theta: Tensor) -> Tensor:
+        """Return mu(theta) (*,) in events per tonne-year, float64 and differentiable, for theta (*, K)."""
+        return self.generated_rate * self.acceptance.acceptance(theta)
+
+    def expected_events_std(self, theta: Tensor) -> Tensor:
+        """Return the standard error (*,) of mu from the finite number of simulated events."""
+        return self.generated_rate * self.acceptance.std(theta)
+
+    def sample(self, n: int, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw n events (n, D) inside the region of interest at theta (K,), or one per row of theta (n, K)."""
+        return self.flow.sample(n, theta, generator)
+
+    def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
+        """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""
+        self.nuisances.check(theta)
+        rows, shape = _flatten(x, theta)
+        jets = [
+            autograd_log_jet(lambda t, some_x=some_x: self.flow.log_prob(some_x, t), some_theta)  # type: ignore[misc]
+            for some_x, some_theta in rows
+        ]
+        k = self.nuisances.dim
+        return Jet(
+            torch.cat([jet.log_scale for jet in jets]).reshape(shape),
+            torch.cat([jet.value for jet in jets]).reshape(shape),
+            torch.cat([jet.gradient for jet in jets]).reshape(*shape, k),
+            torch.cat([jet.hessian for jet in jets]).reshape(*shape, k, k),
+        )
+
+    def rate_jet(self, theta: Tensor, centre: Tensor | None = None) -> Jet:
+        """Return the jet in theta of mu(theta), in closed form, for theta (*, K)."""
+        jet = self.acceptance.jet(theta)
+        return replace(jet, log_scale=jet.log_scale + math.log(self.generated_rate))
+
+
+def _flatten(x: Tensor, theta: Tensor) -> tuple[list[tuple[Tensor, Tensor]], torch.Size]:
+    """Return x and theta broadcast against each other, as chunks of rows (n, D) and (n, K), and their shape (*,)."""
+    shape = torch.broadcast_shapes(x.shape[:-1], theta.shape[:-1])
+    flat = [t.expand(*shape, t.shape[-1]).reshape(shape.numel(), t.shape[-1]).split(CHUNK) for t in (x, theta)]
+    return list(zip(*flat, strict=True)), shape
