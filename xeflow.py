@@ -54,9 +54,10 @@ class Verb:
 
 VERBS: Mapping[str, Verb] = {
     "simulate": Verb("training.cli:simulate", "Simulate events of one source into an event file.", "Surrogates"),
-    "train": Verb("training.cli:train", "Train the surrogate of one source from an event file.", "Surrogates"),
+    "train": Verb("training.train_cli:train", "Train the surrogate of one source from an event file.", "Surrogates"),
     "validate": Verb("training.cli:validate", "Certify a surrogate against fresh events.", "Surrogates"),
     "inspect": Verb("training.cli:inspect", "Print what a checkpoint holds.", "Surrogates"),
+    "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
     "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
 }

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import xeflow
+from inference.data_io import read_tables
 from surrogate.errors import ConfigError, RangeError
 from surrogate.observables import ObservableSpace
 from training.experiment import Experiment, record
@@ -115,3 +117,33 @@ def test_bad_input(detector, space):
         Experiment("run", detector, space, ((standard_source("er", detector), 1.0),) * 2, 1.0)
     with pytest.raises(ConfigError, match="seed"):
         record(experiment(detector, space, er=1.0), -1)
+
+
+def test_verb_writes_data_and_record(tmp_path, capsys):
+    path = tmp_path / "data.h5"
+    words = ["draw", "xenon1t_like", "--source", "er", "--source", "wimp50=30", "--run", "sr1", "--seed", "9"]
+    assert xeflow.main([*words, "--theta", "elife=430", "--output", str(path), "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["data"] == str(path)
+    assert result["multipliers"] == {"er": 1.0, "wimp50": 30.0}
+    assert result["theta"]["elife"] == 430.0
+    assert result["n_events"] == sum(result["counts"].values()) == len(read_tables(path)["sr1"])
+    assert xeflow.main([*words, "--output", str(path)]) == 0
+    assert "wimp50" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--source", "err"], "unknown source 'err'; did you mean 'er'?"),
+        (["--source", "er=much"], "--source er=much: must be NAME=VALUE with a number, such as er=1"),
+        (["--source", "er", "--source", "er=2"], "'er' is given twice"),
+        (["--source", "er", "--theta", "elife"], "--theta elife: must be NAME=VALUE with a number"),
+        (["--source", "er", "--space", "E"], "unknown space 'E'"),
+    ],
+)
+def test_verb_refuses_bad_words(words, message, tmp_path, capsys):
+    output = tmp_path / "data.h5"
+    assert xeflow.main(["draw", "xenon1t_like", *words, "--run", "sr1", "--output", str(output)]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
