@@ -16,6 +16,7 @@ from torch import Tensor
 from inference.likelihood import Likelihood
 from inference.minimize import FitStatus, Minimum, NewtonOptions, minimise
 from inference.parameters import ParameterSet
+from inference.rows import put_rows, take_rows
 from surrogate.errors import ConfigError, RangeError
 
 #: How far inside its bound a start value is put, in typical sizes: ln L may have no finite slope on the bound.
@@ -101,16 +102,11 @@ class FitBatch:
 
     def take(self, index: Tensor) -> FitBatch:
         """Return some of the rows."""
-        return FitBatch(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+        return take_rows(self, index)
 
     def put(self, index: Tensor, other: FitBatch) -> FitBatch:
         """Return the batch with some rows replaced."""
-        columns = []
-        for name in self.__dataclass_fields__:
-            column = getattr(self, name).clone()
-            column[index] = getattr(other, name)
-            columns.append(column)
-        return FitBatch(*columns)
+        return put_rows(self, index, other)
 
 
 def typical_sizes(parameters: ParameterSet) -> Tensor:

@@ -224,6 +224,31 @@ class ProfileCurve(Record):
 
 
 @dataclass(frozen=True)
+class ProfileError(Record):
+    """How far a parameter may move before t rises by sigmas^2, the others profiled.
+
+    Attributes
+    ----------
+    parameter, value
+        Its name and its value at the best fit.
+    sigmas
+        Number of standard deviations.
+    down, up
+        Moves, negative and positive; None where there is no crossing before the bound.
+    status_down, status_up
+        As in :class:`IntervalEnd`.
+    """
+
+    parameter: str
+    value: float
+    sigmas: float
+    down: float | None
+    up: float | None
+    status_down: str
+    status_up: str
+
+
+@dataclass(frozen=True)
 class IntervalEnd(Record):
     """One end of a confidence interval.
 

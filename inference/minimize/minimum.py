@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -54,10 +54,6 @@ class MovingRows:
     pinned: Tensor
     verified: Tensor
     radius: Tensor
-
-    def where(self, keep: Tensor) -> MovingRows:
-        """Return some of the rows."""
-        return MovingRows(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
 class EndedRows:

@@ -13,7 +13,7 @@ row ends, the one-sided derivatives on the far side of every kink are checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,6 +23,7 @@ from inference.minimize.cells import Cells
 from inference.minimize.minimum import EndedRows, Minimum, MovingRows
 from inference.minimize.quadratic import convexify, minimise_in_box
 from inference.minimize.status import FitStatus
+from inference.rows import take_rows
 
 #: Rounding of one float64 operation.
 EPSILON = torch.finfo(torch.float64).eps
@@ -84,9 +85,6 @@ class _Proposal:
     reduction: Tensor
     length: Tensor
     limited: Tensor
-
-    def where(self, keep: Tensor) -> _Proposal:
-        return _Proposal(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
 class _Newton:
@@ -221,7 +219,7 @@ def minimise(
     )
     result = EndedRows(state)
     result.finish(state, ~finite, FitStatus.NON_FINITE, 1)
-    state = state.where(finite)
+    state = take_rows(state, finite)
     for evaluations in range(1, options.max_evaluations + 1):
         if not len(state.rows):
             return result.minimum()
@@ -231,7 +229,7 @@ def minimise(
             result.finish(state, converged, FitStatus.CONVERGED, evaluations)
             result.finish(state, stuck, FitStatus.NOT_CONVERGED, evaluations)
             going = ~(converged | stuck)
-            state, proposal = state.where(going), proposal.where(going)
+            state, proposal = take_rows(state, going), take_rows(proposal, going)
         if len(state.rows):
             newton.advance(state, proposal)
     return result.minimum()

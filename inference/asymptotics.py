@@ -1,0 +1,69 @@
+"""Asymptotic distributions of the test statistics, and their critical values.
+
+By Wilks' theorem t_mu follows a chi-square law with one degree of freedom at the true mu (arXiv:1007.1727, Eqs. 35-36);
+one-sided statistics are zero half of the time (Eqs. 52 and 57).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from scipy import stats
+
+from surrogate.errors import ConfigError, RangeError, unknown_name
+
+IntervalKind = Literal["central", "upper", "lower"]
+KINDS: tuple[str, ...] = get_args(IntervalKind)
+
+
+def check_level(confidence_level: float) -> None:
+    """Raise RangeError unless 0 < confidence level < 1."""
+    if not 0 < confidence_level < 1:
+        raise RangeError(f"confidence_level = {confidence_level} must lie between 0 and 1, such as 0.9")
+
+
+def check_kind(kind: str) -> None:
+    """Raise ConfigError unless the kind of interval is known."""
+    if kind not in KINDS:
+        raise ConfigError(unknown_name("kind", kind, KINDS, "interval"))
+
+
+def critical_value(confidence_level: float, kind: IntervalKind = "central") -> float:
+    """Return the value of t below which a parameter value is inside the interval.
+
+    Central intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided limits: that at
+    1 - 2 (1 - CL) (1.642 at 90 %), from q_mu of arXiv:1007.1727, Eqs. 59 and 60.
+
+    Raises
+    ------
+    RangeError
+        If the level is not between 0 and 1, or, one-sided, not above 0.5.
+    ConfigError
+        If the kind is unknown.
+    """
+    check_level(confidence_level)
+    check_kind(kind)
+    tail = 1 - confidence_level
+    if kind == "central":
+        return float(stats.chi2.isf(tail, 1))
+    if confidence_level <= 0.5:
+        raise RangeError(
+            f"confidence_level = {confidence_level}: a one-sided asymptotic limit needs more than 0.5, below the "
+            "best fit the statistic is zero"
+        )
+    return float(stats.chi2.isf(2 * tail, 1))
+
+
+def two_sided_p_value(t: float) -> float:
+    """Return P(t_mu >= t) = 2 [1 - Phi(sqrt t)] (arXiv:1007.1727, Eq. 37)."""
+    return float(stats.chi2.sf(t, 1))
+
+
+def one_sided_p_value(q: float) -> float:
+    """Return P(q_mu >= q) = 1 - Phi(sqrt q) (arXiv:1007.1727, Eqs. 48 and 59); also the discovery p-value of q0."""
+    return float(stats.norm.sf(max(q, 0.0) ** 0.5))
+
+
+def significance(p_value: float) -> float:
+    """Return Z = Phi^-1(1 - p) (arXiv:1007.1727, Eq. 1)."""
+    return float(stats.norm.isf(p_value))

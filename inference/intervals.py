@@ -1,0 +1,217 @@
+"""Confidence intervals on one parameter from the profile likelihood ratio.
+
+The interval holds the values mu whose test statistic stays below its critical value. The best fit is bounded as the
+parameter is; with mu >= 0 the two-sided statistic t_mu is then t_mu_tilde of arXiv:1007.1727, Eq. 11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.asymptotics import IntervalKind, check_kind, check_level, critical_value
+from inference.batch_fit import FitBatch, FitOptions, fit_batch
+from inference.crossing import Critical, CrossingFinder, Crossings, CrossingStatus
+from inference.fit import fit_result
+from inference.likelihood import Likelihood
+from inference.results import Interval, IntervalEnd, number, provenance
+from surrogate.errors import ConfigError, RangeError
+
+#: How often a free fit is repeated from a better point that a conditional fit found.
+REFITS = 3
+
+STATISTIC = {"central": "t_mu_tilde", "upper": "q_mu_tilde", "lower": "t_mu_tilde"}
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalBatch:
+    """Intervals for the rows of a batch.
+
+    Attributes
+    ----------
+    best
+        The free fits (B rows).
+    lower, upper
+        The searches for each end; None where it was not asked for.
+    refits
+        (B,) how often a conditional fit found a better maximum than the free fit, which was then repeated from there.
+    """
+
+    best: FitBatch
+    lower: Crossings | None
+    upper: Crossings | None
+    refits: Tensor
+
+
+def search_range(likelihood: Likelihood, poi: str) -> tuple[float, float]:
+    """Return where limits on a parameter are searched: its interval bounds within the bounds of fits."""
+    p, column = likelihood.parameters[poi], likelihood.parameters.index(poi)
+    low, high = float(likelihood.lower[column]), float(likelihood.upper[column])
+    if p.interval_bounds is not None:
+        low, high = max(low, p.interval_bounds[0]), min(high, p.interval_bounds[1])
+    return low, high
+
+
+def interval_batch(
+    likelihood: Likelihood,
+    poi: str,
+    critical: Critical,
+    kind: IntervalKind = "central",
+    rows: Tensor | None = None,
+    fixed: Mapping[str, float] | None = None,
+    best: FitBatch | None = None,
+    options: FitOptions | None = None,
+) -> IntervalBatch:
+    """Find the ends of confidence intervals for many data sets at once.
+
+    Parameters
+    ----------
+    likelihood
+        The model with its data sets.
+    poi
+        The parameter of interest.
+    critical
+        Critical value of the statistic, or a function from mu (A,) to critical values (A,).
+    kind
+        ``central`` gives both ends, ``upper`` and ``lower`` one.
+    rows
+        (B,) data set of each row; every data set once by default.
+    fixed
+        Parameters held in all fits.
+    best
+        Free fits made before, one per row.
+    options
+        How fits are made.
+
+    Raises
+    ------
+    ConfigError
+        If the parameter is unknown, not fittable or fixed, or the kind is unknown.
+    """
+    check_kind(kind)
+    held = dict(fixed or {})
+    if not likelihood.parameters[poi].fittable or poi in held:
+        raise ConfigError(f"an interval on '{poi}' needs it to be fittable and not fixed")
+    finder = CrossingFinder(likelihood, poi, critical, held, options)
+    best = best if best is not None else fit_batch(likelihood, held, rows, None, options)
+    sides = [s for s in (-1, 1) if kind == "central" or (kind == "upper") == (s > 0)]
+    refits = torch.zeros_like(best.status)
+    ends = _search(finder, best, sides)
+    for _ in range(REFITS):
+        worse = torch.stack([e.better for e in ends]).any(dim=0).nonzero().flatten()
+        if not len(worse):
+            break
+        refits[worse] += 1
+        best = best.put(worse, _refit(finder, best, ends, worse))
+        again = _search(finder, best.take(worse), sides)
+        ends = [_merged(old, new, worse) for old, new in zip(ends, again, strict=True)]
+    by_side = dict(zip(sides, ends, strict=True))
+    return IntervalBatch(best, by_side.get(-1), by_side.get(1), refits)
+
+
+def _search(finder: CrossingFinder, best: FitBatch, sides: list[int]) -> list[Crossings]:
+    """Search all sides of all rows in one batch."""
+    n = len(best)
+    low, high = search_range(finder.likelihood, finder.poi)
+    sign = torch.tensor(sides, dtype=torch.float64).repeat_interleave(n).to(best.values)
+    bound = torch.where(sign > 0, high, low).to(best.values)
+    found = finder.find(best.take(torch.arange(n).repeat(len(sides))), sign, bound)
+    return [found.take(torch.arange(k * n, (k + 1) * n)) for k in range(len(sides))]
+
+
+def _refit(finder: CrossingFinder, best: FitBatch, ends: list[Crossings], worse: Tensor) -> FitBatch:
+    """Repeat free fits from the best conditional fit seen; the higher maximum is kept."""
+    candidates = [e.conditional.take(worse) for e in ends]
+    values, log_l = candidates[0].values, candidates[0].log_likelihood
+    for other in candidates[1:]:
+        higher = other.log_likelihood > log_l
+        values = torch.where(higher.unsqueeze(-1), other.values, values)
+        log_l = torch.maximum(other.log_likelihood, log_l)
+    return fit_batch(finder.likelihood, finder.fixed, best.rows[worse], values, finder.options)
+
+
+def _merged(old: Crossings, new: Crossings, index: Tensor) -> Crossings:
+    """Return searches with some replaced; conditional fits add up."""
+    merged = old.put(index, new)
+    merged.fits[index] += old.fits[index]
+    return merged
+
+
+def confidence_interval(
+    likelihood: Likelihood,
+    poi: str,
+    confidence_level: float = 0.9,
+    kind: IntervalKind = "central",
+    critical: Critical | None = None,
+    fixed: Mapping[str, float] | None = None,
+    best: FitBatch | None = None,
+    options: FitOptions | None = None,
+    critical_values: str = "given",
+) -> Interval:
+    """Return a confidence interval for one data set.
+
+    Parameters
+    ----------
+    likelihood
+        The model with one data set.
+    poi
+        The parameter of interest.
+    confidence_level
+        Between 0 and 1.
+    kind
+        ``central``, ``upper`` or ``lower``.
+    critical
+        Critical value of the statistic, a number or a function of mu; asymptotic if None.
+    fixed
+        Parameters held in all fits.
+    best
+        The free fit, if made before.
+    options
+        How fits are made.
+    critical_values
+        What to call critical values that are given.
+
+    Raises
+    ------
+    ConfigError
+        If the parameter is unknown, not fittable or fixed, or the kind is unknown.
+    RangeError
+        If the level is not between 0 and 1, or there is more than one data set.
+    """
+    check_level(confidence_level)
+    if likelihood.n_datasets != 1:
+        raise RangeError(f"confidence_interval takes one data set, got {likelihood.n_datasets}; use interval_batch")
+    value = critical_value(confidence_level, kind) if critical is None else critical
+    batch = interval_batch(likelihood, poi, value, kind, None, fixed, best, options)
+    low, high = search_range(likelihood, poi)
+    return Interval(
+        parameter=poi,
+        confidence_level=confidence_level,
+        kind=kind,
+        statistic=STATISTIC[kind],
+        critical_values="asymptotic" if critical is None else critical_values,
+        lower=_end(likelihood, batch.lower, low),
+        upper=_end(likelihood, batch.upper, high),
+        best_fit=fit_result(likelihood, batch.best, 0, (options or FitOptions()).starts),
+        refits=int(batch.refits[0]),
+        provenance=provenance(likelihood.model_hash),
+    )
+
+
+def _end(likelihood: Likelihood, crossings: Crossings | None, bound: float) -> IntervalEnd:
+    if crossings is None:
+        return IntervalEnd(None, CrossingStatus.NOT_REQUESTED.label, number(bound), None, None, 0, None)
+    status = CrossingStatus(int(crossings.status[0]))
+    found = status == CrossingStatus.FOUND
+    return IntervalEnd(
+        value=float(crossings.value[0]) if found else None,
+        status=status.label,
+        bound=number(bound),
+        t=number(float(crossings.t[0])),
+        critical=number(float(crossings.critical[0])),
+        fits=int(crossings.fits[0]),
+        fit=fit_result(likelihood, crossings.conditional, 0) if found else None,
+    )

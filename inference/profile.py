@@ -1,0 +1,149 @@
+"""The profile likelihood ratio of one parameter: on a grid, and where it has risen by n^2 (profile errors)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from inference.batch_fit import FitBatch, FitOptions, fit_batch
+from inference.crossing import CrossingFinder
+from inference.crossing_records import CrossingStatus
+from inference.fit import fit_result
+from inference.likelihood import Likelihood
+from inference.minimize import FitStatus
+from inference.results import ProfileCurve, ProfileError, number, provenance
+from surrogate.errors import ConfigError, RangeError
+
+
+def profile_batch(
+    likelihood: Likelihood,
+    poi: str,
+    grid: Tensor,
+    fixed: Mapping[str, float] | None = None,
+    best: FitBatch | None = None,
+    options: FitOptions | None = None,
+) -> tuple[FitBatch, FitBatch]:
+    """Fit every data set freely and at every grid point.
+
+    Parameters
+    ----------
+    likelihood
+        The model with T data sets.
+    poi
+        The parameter.
+    grid
+        Its values (G,).
+    fixed
+        Other parameters that are held.
+    best
+        Free fits made before, one per data set.
+    options
+        How fits are made.
+
+    Returns
+    -------
+    tuple of FitBatch
+        The free fits (T rows) and the conditional ones (T x G rows, data set by data set). Conditional fits start from
+        the free fit; a free fit below one of its conditional fits is repeated from there.
+    """
+    held = dict(fixed or {})
+    n, g = likelihood.n_datasets, len(grid)
+    best = best if best is not None else fit_batch(likelihood, held, None, None, options)
+    rows = torch.arange(n, device=best.rows.device).repeat_interleave(g)
+    at = {**held, poi: grid.to(best.values).repeat(n)}
+    conditional = fit_batch(likelihood, at, rows, best.values[rows], options)
+    highest, where = conditional.log_likelihood.reshape(n, g).max(dim=-1)
+    low = (highest > best.log_likelihood).nonzero().flatten()
+    if len(low):
+        start = conditional.values[low * g + where[low]]
+        best = best.put(low, fit_batch(likelihood, held, low, start, options))
+    return best, conditional
+
+
+def profile_curve(
+    likelihood: Likelihood,
+    poi: str,
+    grid: Sequence[float],
+    fixed: Mapping[str, float] | None = None,
+    options: FitOptions | None = None,
+) -> ProfileCurve:
+    """Return t(mu) of one data set on a grid; for plots, and for curves that are not monotonic.
+
+    Raises
+    ------
+    ConfigError
+        If the grid is empty or the parameter unknown.
+    RangeError
+        If a grid point is outside the parameter's bounds, or there is more than one data set.
+    """
+    if likelihood.n_datasets != 1:
+        raise RangeError(f"profile_curve takes one data set, got {likelihood.n_datasets}; use profile_batch")
+    if not len(grid):
+        raise ConfigError("grid: at least one value is needed")
+    best, conditional = profile_batch(likelihood, poi, torch.tensor(list(grid)), fixed, None, options)
+    t = 2 * (best.log_likelihood - conditional.log_likelihood)
+    return ProfileCurve(
+        parameter=poi,
+        grid=tuple(float(v) for v in grid),
+        t=tuple(number(v) for v in t.tolist()),
+        status=tuple(FitStatus(s).label for s in conditional.status.tolist()),
+        best_fit=fit_result(likelihood, best),
+        values={name: tuple(conditional.values[:, j].tolist()) for j, name in enumerate(likelihood.parameters.names)},
+        provenance=provenance(likelihood.model_hash),
+    )
+
+
+def profile_errors(
+    likelihood: Likelihood,
+    parameters: Sequence[str] | None = None,
+    sigmas: float = 1.0,
+    best: FitBatch | None = None,
+    options: FitOptions | None = None,
+) -> tuple[ProfileError, ...]:
+    """Return how far each parameter may move in either direction before t rises by sigmas^2, the others following.
+
+    Parameters
+    ----------
+    likelihood
+        The model with one data set.
+    parameters
+        Names; all fittable ones by default.
+    sigmas
+        Number of standard deviations, > 0.
+    best
+        The free fit, if made before.
+    options
+        How fits are made.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is unknown or not fittable.
+    RangeError
+        If ``sigmas`` is not positive, or there is more than one data set.
+    """
+    if not sigmas > 0 or likelihood.n_datasets != 1:
+        raise RangeError(f"profile errors need sigmas > 0 and one data set, got {sigmas} and {likelihood.n_datasets}")
+    best = best if best is not None else fit_batch(likelihood, options=options)
+    names = likelihood.parameters.free() if parameters is None else tuple(parameters)
+    return tuple(_profile_error(likelihood, name, sigmas, best, options) for name in names)
+
+
+def _profile_error(
+    likelihood: Likelihood, name: str, sigmas: float, best: FitBatch, options: FitOptions | None
+) -> ProfileError:
+    column = likelihood.parameters.index(name)
+    if not likelihood.parameters[name].fittable:
+        raise ConfigError(f"parameter '{name}' is not fittable and has no profile error")
+    sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    bound = torch.stack([likelihood.lower[column], likelihood.upper[column]])
+    finder = CrossingFinder(likelihood, name, sigmas**2, None, options)
+    found = finder.find(best.take(torch.zeros(2, dtype=torch.long)), sign, bound)
+    value = float(best.values[0, column])
+    status = [CrossingStatus(s) for s in found.status.tolist()]
+    moved = [
+        v - value if s == CrossingStatus.FOUND else None for v, s in zip(found.value.tolist(), status, strict=True)
+    ]
+    return ProfileError(name, value, sigmas, moved[0], moved[1], status[0].label, status[1].label)

@@ -1,0 +1,29 @@
+"""Records of tensors whose first dimension is the row: taking rows out and putting rows in."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+R = TypeVar("R")
+
+
+def take_rows(record: R, index: Tensor) -> R:
+    """Return the rows that ``index`` (int64 positions or a bool mask) selects, of every tensor and nested record."""
+    return type(record)(**{f.name: _taken(getattr(record, f.name), index) for f in fields(record)})  # type: ignore[arg-type]
+
+
+def put_rows(record: R, index: Tensor, other: R) -> R:
+    """Return the record with the rows ``index`` replaced by those of another."""
+    parts = {f.name: (getattr(record, f.name), getattr(other, f.name)) for f in fields(record)}  # type: ignore[arg-type]
+    return type(record)(**{name: _put(mine, theirs, index) for name, (mine, theirs) in parts.items()})
+
+
+def _taken(part: Any, index: Tensor) -> Any:
+    return take_rows(part, index) if is_dataclass(part) else part[index]
+
+
+def _put(mine: Any, theirs: Any, index: Tensor) -> Any:
+    return put_rows(mine, index, theirs) if is_dataclass(mine) else mine.index_put((index,), theirs)
