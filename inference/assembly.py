@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from surrogate.checkpoint import load_checkpoint
-
 from inference.alea import AleaFile, ModelConfig, SourceConfig, TermConfig, read_alea
 from inference.alea_parameters import Range, build_parameters
+from inference.asymptotics import IntervalKind
 from inference.conversion import Conversion, Note
 from inference.parameters import ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from inference.template_reader import PLACEHOLDER, SearchPath, TemplateReader, analysis_binning
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
+from surrogate.checkpoint import load_checkpoint, read_certificate
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.observables import ObservableSpace
 from surrogate.source import Source
@@ -31,6 +31,8 @@ class ModelPieces:
         The model.
     conversion
         What of the file could not be taken over as it stands.
+    uncertified
+        Surrogates without a valid certificate, as ``run/source (checkpoint)``.
     confidence_level, interval_kind
         Defaults for limits.
     """
@@ -38,8 +40,9 @@ class ModelPieces:
     parameters: ParameterSet
     runs: tuple[ScienceRun, ...]
     conversion: Conversion
+    uncertified: tuple[str, ...]
     confidence_level: float
-    interval_kind: str
+    interval_kind: IntervalKind
 
 
 def _with_filenames(config: ModelConfig, filenames: Mapping[str, str]) -> ModelConfig:
@@ -97,6 +100,7 @@ class Assembler:
         fixed = {n: v for n, v in nominal.items() if definitions[n].ptype not in ("rate", "shape", "index")}
         self.reader = TemplateReader(self.search, {**fixed, **constants}, self.anchors)
         self.notes: list[Note] = []
+        self.uncertified: list[str] = []
 
     def _require_parameter(self, name: str, place: str) -> None:
         if name not in self.config.parameter_definition:
@@ -166,7 +170,11 @@ class Assembler:
         if config.surrogate is not None:
             if config.template_filename is not None:
                 raise ConfigError(f"{place}: has both 'surrogate' and 'template_filename'; remove one")
-            source = load_checkpoint(self.search.find(config.surrogate, f"{place}.surrogate"))
+            path = self.search.find(config.surrogate, f"{place}.surrogate")
+            source = load_checkpoint(path)
+            certificate = read_certificate(path)
+            if certificate is None or not certificate.passed:
+                self.uncertified.append(f"{term.name}/{config.name} ({config.surrogate})")
             if term.likelihood_type == "unbinned":
                 return source
             if binning is None:
@@ -264,5 +272,11 @@ def assemble(
     }
     parameters, notes = build_parameters(file.config, builder.where, _driven_ranges(runs), acting)
     conversion = Conversion(str(path), (*file.conversion.notes, *builder.notes, *notes))
-    config = file.config
-    return ModelPieces(parameters, runs, conversion, float(config.confidence_level), config.confidence_interval_kind)
+    return ModelPieces(
+        parameters,
+        runs,
+        conversion,
+        tuple(builder.uncertified),
+        float(file.config.confidence_level),
+        file.config.confidence_interval_kind,
+    )

@@ -1,0 +1,185 @@
+"""A statistical model together with its data, and the results that can be asked of it.
+
+Each method calls one function of the package on the same immutable pieces (parameters, runs, data set); what the
+methods return are records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from inference.asymptotics import IntervalKind
+from inference.batch_fit import FitOptions
+from inference.conversion import Conversion
+from inference.crossing import Critical
+from inference.data import Dataset, Outside
+from inference.dataset_input import as_dataset
+from inference.fit import fit
+from inference.intervals import confidence_interval
+from inference.likelihood import Likelihood
+from inference.parameters import ParameterSet
+from inference.projections import Projection, projections
+from inference.results import FitResult, Interval
+from inference.science_run import ScienceRun, expected_counts
+from surrogate.errors import DataError, UncertifiedError
+
+
+def with_interval_bounds(parameters: ParameterSet, poi: str, bounds: tuple[float, float]) -> ParameterSet:
+    """Return the parameters with another search range for limits on one of them."""
+    changed = replace(parameters[poi], interval_bounds=bounds)
+    return replace(parameters, parameters=tuple(changed if p.name == poi else p for p in parameters.parameters))
+
+
+class Analysis:
+    """Science runs, their sources and the parameters that drive them, with data to be compared to.
+
+    Parameters
+    ----------
+    parameters
+        Names, bounds, nominal values and ancillary terms.
+    runs
+        The science runs.
+    confidence_level, confidence_interval_kind
+        What limits are set with unless a call says otherwise.
+    uncertified
+        Surrogates without a valid certificate; with any, limits are refused unless ``allow_uncertified``.
+    allow_uncertified
+        Set limits all the same.
+    conversion
+        What of a foreign model file could not be taken over as it stands.
+
+    Raises
+    ------
+    ConfigError
+        If a run names an unknown parameter.
+    """
+
+    def __init__(
+        self,
+        parameters: ParameterSet,
+        runs: Sequence[ScienceRun],
+        confidence_level: float = 0.9,
+        confidence_interval_kind: IntervalKind = "central",
+        uncertified: tuple[str, ...] = (),
+        allow_uncertified: bool = False,
+        conversion: Conversion | None = None,
+    ) -> None:
+        for run in runs:
+            run.check_parameters(parameters)
+        self.parameters = parameters
+        self.runs = tuple(runs)
+        self.confidence_level = confidence_level
+        self.confidence_interval_kind = confidence_interval_kind
+        self.uncertified = uncertified
+        self.allow_uncertified = allow_uncertified
+        self.conversion = conversion
+        self._likelihood: Likelihood | None = None
+        self._dataset: Dataset | None = None
+
+    @property
+    def data(self) -> Dataset:
+        """The data set; assign a list [run 1, ..., ancillary] of structured arrays, a mapping, a file or a Dataset.
+
+        Raises
+        ------
+        DataError
+            If none was assigned, or what is assigned does not fit the model; see
+            :func:`inference.dataset_input.as_dataset`.
+        """
+        if self._dataset is None:
+            raise DataError("the model has no data; assign them: model.data = [events of each run ..., ancillary]")
+        return self._dataset
+
+    @data.setter
+    def data(self, data: Any) -> None:
+        self.set_data(data)
+
+    def set_data(self, data: Any, index: int | None = None, outside: Outside = "refuse") -> None:
+        """Assign data, choosing one set of a file that holds several, or dropping events outside the region."""
+        dataset = as_dataset(self.parameters, self.runs, data, index, outside)
+        self._likelihood = Likelihood(self.parameters, self.runs, dataset)
+        self._dataset = dataset
+
+    @property
+    def is_data_set(self) -> bool:
+        """Whether data were assigned."""
+        return self._dataset is not None
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of the model and its data."""
+        if self._likelihood is None:
+            self._likelihood = Likelihood(self.parameters, self.runs, self.data)
+        return self._likelihood
+
+    def set_fit_guesses(self, **fit_guesses: float) -> None:
+        """Set where fits start, for the parameters given."""
+        self.parameters.check(fit_guesses)
+        guessed = (replace(p, fit_guess=fit_guesses.get(p.name, p.fit_guess)) for p in self.parameters.parameters)
+        self.parameters = replace(self.parameters, parameters=tuple(guessed))
+        self._likelihood = None
+
+    def expected_events(self, values: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
+        """Return run -> source -> expected events, at the values given and nominal ones for the rest."""
+        point = self.parameters.vector(values)[None]
+        return {
+            run.name: dict(zip(run.source_names, expected_counts(self.parameters, run, point)[0].tolist(), strict=True))
+            for run in self.runs
+        }
+
+    def projections(self, values: Mapping[str, float]) -> tuple[Projection, ...]:
+        """Return data and expectation of every run in each of its observables."""
+        return projections(self.parameters, self.runs, self.data, values)
+
+    def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
+        """Maximise the likelihood with some parameters held."""
+        return fit(self.likelihood, fixed, options=options)
+
+    def interval(
+        self,
+        poi: str,
+        confidence_level: float | None = None,
+        kind: IntervalKind | None = None,
+        critical: Critical | None = None,
+        fixed: Mapping[str, float] | None = None,
+        bounds: tuple[float, float] | None = None,
+        options: FitOptions | None = None,
+    ) -> Interval:
+        """Return the confidence interval on one parameter.
+
+        Parameters
+        ----------
+        poi
+            The parameter of interest.
+        confidence_level, kind
+            Those of the model where not given.
+        critical
+            Critical value of the statistic, a number or a function of the parameter (A,) -> (A,); asymptotic if None.
+        fixed
+            Parameters held in all fits.
+        bounds
+            Where limits are searched; the parameter's interval bounds where not given.
+        options
+            How fits are made.
+
+        Raises
+        ------
+        UncertifiedError
+            If a surrogate has no valid certificate and that was not allowed.
+        ConfigError, RangeError
+            If the parameter, the kind, the level or the bounds cannot be honoured.
+        """
+        if self.uncertified and not self.allow_uncertified:
+            raise UncertifiedError(
+                f"no valid certificate: {', '.join(self.uncertified)}; validate the surrogates, or allow limits all "
+                "the same with allow_uncertified=True (--allow-uncertified)"
+            )
+        likelihood = self.likelihood
+        if bounds is not None:
+            likelihood = Likelihood(with_interval_bounds(self.parameters, poi, bounds), self.runs, self.data)
+        level = self.confidence_level if confidence_level is None else confidence_level
+        return confidence_interval(
+            likelihood, poi, level, kind or self.confidence_interval_kind, critical, fixed, options=options
+        )

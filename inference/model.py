@@ -1,0 +1,177 @@
+"""StatisticalModel: an analysis under the method names that users of alea have in their fingers."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from inference.analysis import Analysis
+from inference.assembly import assemble
+from inference.asymptotics import IntervalKind
+from inference.data_io import write_toys
+from inference.results import IntervalEnd
+from inference.toy_tables import toy_tables
+from inference.toys import draw_toys
+from surrogate.errors import ConfigError, unknown_name
+
+
+def pointwise(threshold: Callable[[float], float]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function of many parameter values from one of a single value."""
+    return lambda mu: torch.tensor([float(threshold(v)) for v in mu.tolist()], dtype=torch.float64)
+
+
+def _end_value(end: IntervalEnd, absent: float) -> float:
+    """Return an end as alea does: its value, infinite where it does not exist, else NaN."""
+    if end.value is not None:
+        return end.value
+    return absent if end.status in ("no_crossing", "at_bound") else math.nan
+
+
+class StatisticalModel(Analysis):
+    """A statistical model; see :class:`Analysis` for what it consists of and for methods that return records."""
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | Path,
+        template_path: str | Path | Sequence[str | Path] | None = None,
+        template_filenames: Mapping[str, str] | None = None,
+        nominal_values: Mapping[str, float] | None = None,
+        allow_uncertified: bool = False,
+    ) -> StatisticalModel:
+        """Build the model that a file in alea's schema describes; see :func:`inference.assembly.assemble`."""
+        pieces = assemble(path, template_path, template_filenames, nominal_values)
+        return cls(
+            pieces.parameters,
+            pieces.runs,
+            pieces.confidence_level,
+            pieces.interval_kind,
+            pieces.uncertified,
+            allow_uncertified,
+            pieces.conversion,
+        )
+
+    @property
+    def nominal_values(self) -> Mapping[str, float]:
+        """Parameter -> nominal value."""
+        return MappingProxyType(self.parameters.mapping(self.parameters.nominal()))
+
+    @property
+    def likelihood_names(self) -> list[str]:
+        """Names of the runs in order, then ``ancillary``."""
+        return [*(run.name for run in self.runs), "ancillary"]
+
+    def get_parameter_list(self) -> list[str]:
+        """Return the names of all parameters in order."""
+        return list(self.parameters.names)
+
+    def get_source_name_list(self, likelihood_name: str) -> list[str]:
+        """Return the sources of a run, in the order of the ``source`` column of toys."""
+        for run in self.runs:
+            if run.name == likelihood_name:
+                return list(run.source_names)
+        raise ConfigError(unknown_name("run", likelihood_name, (run.name for run in self.runs)))
+
+    def ll(self, **values: float) -> float:
+        """Return ln L at the values given and at nominal ones for the rest.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown parameter, naming the nearest.
+        RangeError
+            For a value outside its bounds.
+        """
+        return float(self.likelihood.log_likelihood(self.parameters.vector(values)[None])[0])
+
+    def fit(self, **fixed: float) -> tuple[dict[str, float], float]:
+        """Maximise the likelihood with the parameters given held there; return all values and ln L.
+
+        Where the fit did not converge it warns and ln L is NaN; :meth:`fit_result` says why.
+        """
+        result = self.fit_result(fixed)
+        if not result.success or result.log_likelihood is None:
+            warnings.warn(f"fit: {result.message}", RuntimeWarning, stacklevel=2)
+            return dict(result.values), math.nan
+        return dict(result.values), result.log_likelihood
+
+    def confidence_interval(
+        self,
+        poi_name: str,
+        parameter_interval_bounds: tuple[float, float] | None = None,
+        confidence_level: float | None = None,
+        confidence_interval_kind: IntervalKind | None = None,
+        confidence_interval_threshold: Callable[[float], float] | None = None,
+        confidence_interval_args: Mapping[str, float] | None = None,
+    ) -> tuple[float, float]:
+        """Return the ends of a confidence interval by alea's conventions; :meth:`interval` returns the record.
+
+        -inf and +inf stand for an end that does not exist (the statistic stays below its critical value up to the
+        bound), NaN for one that was not asked for or whose search failed, which also warns.
+        """
+        threshold = confidence_interval_threshold
+        found = self.interval(
+            poi_name,
+            confidence_level,
+            confidence_interval_kind,
+            None if threshold is None else pointwise(threshold),
+            confidence_interval_args,
+            parameter_interval_bounds,
+        )
+        if not found.success:
+            warnings.warn(
+                f"interval on {poi_name}: fit {found.best_fit.message}; lower end {found.lower.status}, upper end "
+                f"{found.upper.status}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return _end_value(found.lower, -math.inf), _end_value(found.upper, math.inf)
+
+    def get_expectation_values(self, **values: float) -> dict[str, float]:
+        """Return the expected events of every source, summed over the runs; :meth:`expected_events` has them by run."""
+        found = self.expected_events(values)
+        names = dict.fromkeys(n for by_source in found.values() for n in by_source)
+        return {n: sum(by_source.get(n, 0.0) for by_source in found.values()) for n in names}
+
+    @property
+    def nominal_expectation_values(self) -> dict[str, float]:
+        """Source -> expected events at the nominal values."""
+        return self.get_expectation_values()
+
+    def generate_data(self, seed: int | None = None, toy: int = 0, **values: float) -> dict[str, np.ndarray]:
+        """Draw a data set at the values given.
+
+        Parameters
+        ----------
+        seed
+            Seed of the study; a fresh one from the operating system when None.
+        toy
+            Number of the toy in the study: (seed, toy, values) name one data set, whatever else is drawn.
+        **values
+            Parameters; nominal ones for the rest.
+
+        Returns
+        -------
+        Structured arrays by run, then ``ancillary`` and ``generate_values``.
+        """
+        study = secrets.randbits(63) if seed is None else seed
+        point = self.parameters.vector(values)
+        toys = draw_toys(self.parameters, self.runs, point, torch.tensor([toy]), study)
+        return toy_tables(self.parameters, self.runs, toys)[0]
+
+    def store_data(
+        self,
+        file_name: str | Path,
+        data_list: Sequence[Mapping[str, np.ndarray]],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write data sets of :meth:`generate_data` to an HDF5 file that inference_interface and alea read."""
+        write_toys(file_name, data_list, metadata or {})

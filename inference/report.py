@@ -1,0 +1,156 @@
+"""A result as a directory: the record, its figures and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference.plots import plot_profile, plot_projections, plot_pulls, save_figure
+from inference.projections import Projection
+from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record
+from surrogate.atomic import replacing_file
+
+Row = tuple[str, str, str, str, str]
+
+#: Headings of :func:`fit_rows`.
+FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
+
+
+def fit_rows(fit: FitResult) -> list[Row]:
+    """Return one row of text per parameter: name, value, error, pull and remarks."""
+    rows = []
+    for name, value in fit.values.items():
+        error, pull = fit.errors.get(name), fit.pulls.get(name)
+        remarks = [
+            word
+            for word, names in (("fixed", fit.fixed), ("at its bound", fit.at_bound), ("at a kink", fit.at_kink))
+            if name in names
+        ]
+        rows.append(
+            (
+                name,
+                f"{value:.6g}",
+                "" if error is None else f"{error:.3g}",
+                "" if pull is None or name in fit.fixed else f"{pull:+.2f}",
+                ", ".join(remarks),
+            )
+        )
+    return rows
+
+
+def correlation_rows(fit: FitResult) -> list[tuple[str, ...]]:
+    """Return the correlation matrix as rows of text, each beginning with the parameter's name."""
+    return [
+        (name, *(f"{c:+.2f}" for c in row)) for name, row in zip(fit.covariance_names, fit.correlation(), strict=True)
+    ]
+
+
+def end_text(end: IntervalEnd) -> str:
+    """Return one end of an interval in words."""
+    if end.found and end.value is not None:
+        return f"{end.value:.6g}"
+    reach = "" if end.bound is None else f" (searched to {end.bound:.4g})"
+    words = {
+        "no_crossing": f"none: the statistic stays below its critical value{reach}",
+        "at_bound": "none: the best fit is on the bound",
+        "failed": "none: the conditional fits failed",
+        "not_requested": "not asked for",
+    }
+    return words.get(end.status, end.status)
+
+
+def interval_lines(interval: Interval) -> list[str]:
+    """Return what an interval says, one statement a line."""
+    level = f"{100 * interval.confidence_level:g} %"
+    ends = (("lower", interval.lower), ("upper", interval.upper))
+    lines = [f"{level} {side} limit on {interval.parameter}: {end_text(end)}" for side, end in ends]
+    critical = next((e.critical for _, e in ends if e.critical is not None), None)
+    lines.append(
+        f"statistic {interval.statistic}, {interval.critical_values} critical value"
+        + ("" if critical is None else f" {critical:.4f}")
+    )
+    return [line for line, (_, end) in zip(lines, ends, strict=False) if end.status != "not_requested"] + lines[2:]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of text aligned in columns: the first to the left, the others to the right."""
+    width = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(w) if k == 0 else cell.rjust(w) for k, (cell, w) in enumerate(zip(r, width, strict=True))
+        ).rstrip()
+        for r in rows
+    ]
+
+
+def summary_text(fit: FitResult, interval: Interval | None = None) -> str:
+    """Return a fit and an interval as plain text."""
+    log_l = "not finite" if fit.log_likelihood is None else f"{fit.log_likelihood:.6f}"
+    lines = [f"fit: {fit.message}", f"ln L = {log_l}", "", *_columns([FIT_HEADINGS, *fit_rows(fit)])]
+    if fit.covariance_names:
+        numbers = tuple(str(k) for k in range(1, len(fit.covariance_names) + 1))
+        lines += ["", "correlations", *_columns([("", *numbers), *correlation_rows(fit)])]
+    if interval is not None:
+        lines += ["", *interval_lines(interval)]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """Where a report lies.
+
+    Attributes
+    ----------
+    directory
+        The report.
+    record
+        The machine-readable result.
+    summary
+        The table for people.
+    figures
+        Name -> file.
+    """
+
+    directory: Path
+    record: Path
+    summary: Path
+    figures: dict[str, Path]
+
+
+def write_report(
+    directory: str | Path,
+    fit: FitResult,
+    found: Sequence[Projection],
+    interval: Interval | None = None,
+    curve: ProfileCurve | None = None,
+) -> ReportFiles:
+    """Write ``result.json``, ``summary.txt``, figures and the records behind them into a directory.
+
+    Parameters
+    ----------
+    directory
+        Made if missing; files of the same names are replaced, each atomically.
+    fit
+        The best fit.
+    found
+        Projections of the data and the fit.
+    interval
+        The interval; ``result.json`` holds it, else the fit.
+    curve
+        The profile behind the interval.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    result: Record = fit if interval is None else interval
+    result.save(directory / "result.json")
+    figures = {"projections": save_figure(plot_projections(found), directory / "projections.png")}
+    if fit.pulls:
+        figures["pulls"] = save_figure(plot_pulls(fit), directory / "pulls.png")
+    if curve is not None:
+        figures["profile"] = save_figure(plot_profile(curve, interval), directory / "profile.png")
+        curve.save(directory / "profile.json")
+    summary = directory / "summary.txt"
+    with replacing_file(summary) as temporary:
+        temporary.write_text(summary_text(fit, interval))
+    return ReportFiles(directory, directory / "result.json", summary, figures)
