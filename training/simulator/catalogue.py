@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 from surrogate.errors import ConfigError, unknown_name
+from training.simulator.accidentals import AccidentalSource, ParametricSignals
 from training.simulator.beta_spectra import flat_spectrum
 from training.simulator.detector import Detector
 from training.simulator.nuclear_spectra import cevns_b8_spectrum, neutron_spectrum, wimp_si_spectrum
+from training.simulator.simulate import with_accepted_rate
 from training.simulator.sources import EventSource, RecoilSource
+from training.simulator.wall import WallSource
 
 ER_RANGE = (0.05, 25.0)
 """Energies of the flat electronic-recoil source, keV: beyond any cS1 window below 120 PE."""
@@ -16,13 +19,14 @@ ER_RANGE = (0.05, 25.0)
 WIMP_CROSS_SECTION = 1e-47
 """Cross-section to which WIMP rates refer, cm2."""
 
-STANDARD_SOURCES: tuple[str, ...] = ("er", "nr", "cevns_b8", "wimp<mass in GeV>")
+STANDARD_SOURCES: tuple[str, ...] = ("er", "nr", "cevns_b8", "ac", "wall", "wimp<mass in GeV>")
 
 
 def standard_source(name: str, detector: Detector) -> EventSource:
     """Return a source of the default search.
 
     ``er``: flat electronic recoils at the detector's rate; ``nr``: radiogenic neutrons; ``cevns_b8``: solar neutrinos;
+    ``ac``: accidental coincidences and ``wall``: decays on the wall, both at the rate that passes the cuts;
     ``wimp50``: spin-independent WIMPs of 50 GeV at 1e-47 cm2, and so for any mass.
 
     Raises
@@ -41,6 +45,12 @@ def standard_source(name: str, detector: Detector) -> EventSource:
         return RecoilSource(name, detector, "nr", spectrum, nr_yields=detector.nr_yields)
     if name == "cevns_b8":
         return RecoilSource(name, detector, "nr", cevns_b8_spectrum(), nr_yields=detector.nr_yields)
+    if name == "ac":
+        pairs = AccidentalSource(name, detector, 1.0, ParametricSignals())
+        return with_accepted_rate(pairs, background_rate(detector, "ac"))
+    if name == "wall":
+        decays = WallSource(name, detector, flat_spectrum(*ER_RANGE, 1.0))
+        return with_accepted_rate(decays, background_rate(detector, "wall"))
     raise ConfigError(unknown_name("source", name, STANDARD_SOURCES, f"detector '{detector.name}'"))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol
 
@@ -17,7 +17,7 @@ from training.simulator.quanta import electronic_quanta, nuclear_quanta, poisson
 from training.simulator.signals import s1_finding_table
 from training.simulator.spectra import Spectrum, draw_energy
 from training.simulator.theta import THETA_NAMES, Theta
-from training.simulator.tpc import Columns, FixedTruth, detect, draw_vertices, fixed
+from training.simulator.tpc import Columns, FixedTruth, draw_vertices, fixed, form_signals, reconstruct
 from training.simulator.yields import Medium, Quanta, electronic_recoil
 
 Recoil = Literal["er", "nr"]
@@ -49,6 +49,10 @@ class EventSource(Protocol):
 
     def generate(self, n: int, theta: Theta, generator: torch.Generator, truth: FixedTruth) -> Columns:
         """Generate n events and return the columns of the selected ones, on the device of the generator."""
+        ...
+
+    def scaled(self, factor: float) -> EventSource:
+        """Return the source with its rate multiplied by a factor."""
         ...
 
     def describe(self) -> Mapping[str, Any]:
@@ -120,7 +124,8 @@ class RecoilSource:
         return self.spectrum.quantile_table()
 
     @cached_property
-    def _finding_table(self) -> Tensor:
+    def finding_table(self) -> Tensor:
+        """Probability to find an S1 by its number of detected photons."""
         return s1_finding_table(self.detector)
 
     def mean_quanta(self, energy: Tensor, theta: Theta) -> Quanta:
@@ -137,8 +142,8 @@ class RecoilSource:
         draw = electronic_quanta if self.recoil == "er" else nuclear_quanta
         return draw(energy, mean, self.medium, generator)
 
-    def generate(self, n: int, theta: Theta, generator: torch.Generator, truth: FixedTruth) -> Columns:
-        """Generate n recoils and return the selected ones."""
+    def vertices_and_quanta(self, n: int, theta: Theta, generator: torch.Generator, truth: FixedTruth) -> Columns:
+        """Draw n recoils up to their quanta: what :func:`~training.simulator.tpc.form_signals` takes."""
         device = generator.device
         columns = draw_vertices(self.detector, n, generator, truth)
         energy = fixed(truth, "energy", n, device)
@@ -150,7 +155,17 @@ class RecoilSource:
         columns["photons"] = photons if fixed_photons is None else fixed_photons
         columns["electrons"] = electrons if fixed_electrons is None else fixed_electrons
         columns["elife"], columns["g1"] = theta.elife.expand(n), theta.g1.expand(n)
-        return detect(columns, self.detector, self._finding_table.to(device), generator)
+        return columns
+
+    def generate(self, n: int, theta: Theta, generator: torch.Generator, truth: FixedTruth) -> Columns:
+        """Generate n recoils and return the selected ones."""
+        columns = self.vertices_and_quanta(n, theta, generator, truth)
+        columns = form_signals(columns, self.detector, self.finding_table.to(generator.device), generator)
+        return reconstruct(columns, self.detector, generator)
+
+    def scaled(self, factor: float) -> RecoilSource:
+        """Return the source with its rate multiplied by a factor."""
+        return replace(self, spectrum=self.spectrum.scaled(factor))
 
     def describe(self) -> Mapping[str, Any]:
         """Return name, recoil type, yield model and spectrum."""

@@ -88,8 +88,8 @@ def draw_vertices(detector: Detector, n: int, generator: torch.Generator, truth:
     return {"index": torch.arange(n, dtype=torch.int32, device=device), "true_r": r, "true_z": z}
 
 
-def detect(columns: Columns, detector: Detector, finding: Tensor, generator: torch.Generator) -> Columns:
-    """Turn quanta into selected events.
+def form_signals(columns: Columns, detector: Detector, finding: Tensor, generator: torch.Generator) -> Columns:
+    """Turn quanta into S1 and S2 areas, PE, of the events whose S1 is found.
 
     Parameters
     ----------
@@ -107,11 +107,13 @@ def detect(columns: Columns, detector: Detector, finding: Tensor, generator: tor
     extracted = extracted_electrons(columns["electrons"], drift_time, columns.pop("elife"), detector, generator)
     columns["extracted"] = extracted
     columns["s2"] = s2_area(extracted, columns["true_r"], detector, generator)
-    return reconstruct(columns, detector, generator)
+    return columns
 
 
 def reconstruct(columns: Columns, detector: Detector, generator: torch.Generator) -> Columns:
     """Smear positions, correct areas and apply the cuts.
+
+    Positions are smeared around ``true_r``, or around the column ``apparent_r`` where there is one.
 
     ``columns`` holds ``true_r``, ``true_z`` and the areas ``s1`` and ``s2`` in PE; those of the result are in the
     detector's unit.
@@ -119,10 +121,10 @@ def reconstruct(columns: Columns, detector: Detector, generator: torch.Generator
     s, scale = detector.selection, 1 / detector.area_scale
     columns = keep(columns, columns["s2"] * scale > s.s2_min)
     a, b = detector.xy_resolution
-    true_r = columns["true_r"]
+    centre = columns.pop("apparent_r", columns["true_r"])
     sigma = (a**2 / columns["s2"] + b**2).sqrt_()
-    x, y, dz = torch.randn((3, len(true_r)), generator=generator, device=true_r.device)
-    columns["r"] = torch.hypot(true_r + sigma * x, sigma * y)
+    x, y, dz = torch.randn((3, len(centre)), generator=generator, device=centre.device)
+    columns["r"] = torch.hypot(centre + sigma * x, sigma * y)
     columns["z"] = columns["true_z"] + dz * detector.z_resolution
     return select(correct(columns, detector), detector, generator)
 
