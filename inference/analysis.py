@@ -20,8 +20,9 @@ from inference.fit import fit
 from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
+from inference.profile import profile_curve
 from inference.projections import Projection, projections
-from inference.results import FitResult, Interval
+from inference.results import FitResult, Interval, ProfileCurve
 from inference.science_run import ScienceRun, expected_counts
 from surrogate.errors import DataError, UncertifiedError
 
@@ -136,6 +137,10 @@ class Analysis:
     def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
         """Maximise the likelihood with some parameters held."""
         return fit(self.likelihood, fixed, options=options)
+
+    def profile(self, poi: str, grid: Sequence[float], fixed: Mapping[str, float] | None = None) -> ProfileCurve:
+        """Return the profile likelihood ratio of one parameter on a grid."""
+        return profile_curve(self.likelihood, poi, grid, fixed)
 
     def interval(
         self,

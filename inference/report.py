@@ -1,17 +1,26 @@
-"""A result as a directory: the record, its figures and a table for people."""
+"""Fits and limits with everything that goes with them: the record, its figures and a table for people."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from inference.analysis import Analysis
+from inference.asymptotics import IntervalKind
+from inference.parameters import ParameterSet
 from inference.plots import plot_profile, plot_projections, plot_pulls, save_figure
 from inference.projections import Projection
 from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record
 from surrogate.atomic import replacing_file
+from surrogate.errors import ConfigError
 
 Row = tuple[str, str, str, str, str]
+
+#: Points of the profile curve in a report.
+CURVE_POINTS = 41
 
 #: Headings of :func:`fit_rows`.
 FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
@@ -154,3 +163,56 @@ def write_report(
     with replacing_file(summary) as temporary:
         temporary.write_text(summary_text(fit, interval))
     return ReportFiles(directory, directory / "result.json", summary, figures)
+
+
+def default_poi(parameters: ParameterSet) -> str:
+    """Return the parameter of interest that goes without saying: the only free rate without an ancillary term.
+
+    Raises
+    ------
+    ConfigError
+        If there is none, or more than one.
+    """
+    free = [p.name for p in parameters.parameters if p.kind == "rate" and p.fittable]
+    found = [name for name in free if name not in parameters.ancillary_names]
+    if len(found) != 1:
+        raise ConfigError(f"parameter of interest: say which one, --poi NAME; free rates: {', '.join(free) or 'none'}")
+    return found[0]
+
+
+def curve_grid(interval: Interval, points: int = CURVE_POINTS) -> tuple[float, ...]:
+    """Return where a profile is worth drawing: over the interval, and some way beyond both ends."""
+    best = interval.best_fit.values[interval.parameter]
+    error = interval.best_fit.errors.get(interval.parameter) or abs(best) or 1.0
+    low = interval.lower.value if interval.lower.value is not None else best - 3 * error
+    high = interval.upper.value if interval.upper.value is not None else best + 3 * error
+    start, stop = low - 0.3 * (high - low), high + 0.3 * (high - low)
+    if interval.lower.bound is not None:
+        start = max(start, interval.lower.bound)
+    if interval.upper.bound is not None:
+        stop = min(stop, interval.upper.bound)
+    return tuple(np.linspace(start, stop, points).tolist())
+
+
+def fit_report(
+    analysis: Analysis, directory: str | Path, fixed: Mapping[str, float] | None = None
+) -> tuple[FitResult, ReportFiles]:
+    """Fit and write the report; see :meth:`Analysis.fit_result`."""
+    fit = analysis.fit_result(fixed)
+    return fit, write_report(directory, fit, analysis.projections(fit.values))
+
+
+def limit_report(
+    analysis: Analysis,
+    directory: str | Path,
+    poi: str | None = None,
+    confidence_level: float | None = None,
+    kind: IntervalKind | None = None,
+    fixed: Mapping[str, float] | None = None,
+) -> tuple[Interval, ReportFiles]:
+    """Set an interval and write the report; see :meth:`Analysis.interval`."""
+    name = default_poi(analysis.parameters) if poi is None else poi
+    interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
+    curve = analysis.profile(name, curve_grid(interval), fixed)
+    found = analysis.projections(interval.best_fit.values)
+    return interval, write_report(directory, interval.best_fit, found, interval, curve)
