@@ -127,7 +127,9 @@ class ThetaBasis:
 
     def _pick(self, factors: Tensor) -> Tensor:
         """Return the factors (*, P, K) of every basis function from the one-dimensional ones (*, M, K)."""
-        index = torch.tensor(self._index, dtype=torch.long, device=factors.device).reshape(-1, self.nuisances.dim)
+        index = torch.tensor(self._index, dtype=torch.long, device=factors.device).reshape(
+            self.size, self.nuisances.dim
+        )
         return factors.gather(-2, index.expand(*factors.shape[:-2], -1, -1))
 
     @cached_property

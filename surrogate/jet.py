@@ -66,9 +66,10 @@ def autograd_log_jet(log_function: Callable[[Tensor], Tensor], theta: Tensor) ->
         leaf = theta.detach().requires_grad_(True)
         log_f = log_function(leaf)
         inside = torch.isfinite(log_f)
-        (gradient,) = torch.autograd.grad(
-            torch.where(inside, log_f, torch.zeros_like(log_f)).sum(), leaf, create_graph=True, materialize_grads=True
-        )
+        gradient = torch.zeros_like(leaf)
+        if log_f.requires_grad:
+            total = torch.where(inside, log_f, torch.zeros_like(log_f)).sum()
+            (gradient,) = torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)
         rows = [
             torch.autograd.grad(gradient[:, j].sum(), leaf, retain_graph=j + 1 < k, materialize_grads=True)[0]
             for j in range(k)

@@ -68,7 +68,7 @@ def _maximise(design: BinomialDesign, start: Tensor, ridge: Tensor) -> tuple[Ten
                 break
             length /= 2
         coefficients, (value, gradient, information) = trial, state
-    return coefficients, torch.linalg.inv(information)
+    return coefficients, torch.linalg.inv(information).contiguous()
 
 
 def _binomial(design: BinomialDesign, coefficients: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
