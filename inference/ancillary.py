@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from inference.constraints import LOG_2PI, Constraint, CorrelatedGaussianConstraint, GaussianConstraint
+from inference.constraint import LOG_2PI, Constraint
+from inference.constraints import CorrelatedGaussianConstraint, GaussianConstraint
 
 
 class AncillaryTerm:

@@ -10,66 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
+from inference.constraint import LOG_2PI, Constraint, ancillary_names, draw, require_positive
+from inference.skewed_constraints import LogNormalConstraint, PoissonConstraint
 from surrogate.errors import ConfigError
 
-LOG_2PI = math.log(2 * math.pi)
-
-
-def _require_positive(kind: str, name: str, what: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{kind} constraint on '{name}': {what} = {value} must be finite and > 0")
-
-
-@runtime_checkable
-class Constraint(Protocol):
-    """The ancillary probability ln p(a | theta) of m parameters."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameters, in the order of the columns of every argument."""
-        ...
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The ancillary data a (m,) that hold until a data set brings its own."""
-        ...
-
-    @property
-    def width(self) -> tuple[float, ...]:
-        """Standard deviation (m,) that the term alone gives each parameter, at the nominal centre."""
-        ...
-
-    def log_prob(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Return ln p(a | theta) (B,) for theta = ``values`` (B, m) and a = ``centre`` (B, m); -inf where undefined."""
-        ...
-
-    def derivatives(self, values: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return ln p (B,), its gradient (B, m) and its Hessian (B, m, m) in theta."""
-        ...
-
-    def throw(self, values: Tensor, normal: Tensor) -> Tensor:
-        """Return centres (B, m) drawn at theta = ``values`` (B, m), as a map of standard normals (B, m)."""
-        ...
-
-    def valid_centre(self, centre: Tensor) -> Tensor:
-        """Return, for centres (B, m), whether each row is a possible outcome: bool (B,)."""
-        ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that identify the term."""
-        ...
-
-
-def draw(constraint: Constraint, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Return ancillary centres (B, m) drawn at theta = ``values`` (B, m)."""
-    normal = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)
-    return constraint.throw(values, normal)
+__all__ = [
+    "Constraint",
+    "CorrelatedGaussianConstraint",
+    "GaussianConstraint",
+    "LogNormalConstraint",
+    "PoissonConstraint",
+    "ancillary_names",
+    "draw",
+]
 
 
 @dataclass(frozen=True)
@@ -96,7 +54,7 @@ class GaussianConstraint:
     centre: float
 
     def __post_init__(self) -> None:
-        _require_positive("Gaussian", self.name, "sigma", self.sigma)
+        require_positive("Gaussian", self.name, "sigma", self.sigma)
         if not math.isfinite(self.centre):
             raise ConfigError(f"Gaussian constraint on '{self.name}': centre = {self.centre} must be finite")
 
@@ -244,159 +202,3 @@ class CorrelatedGaussianConstraint:
             "covariance": [list(row) for row in self.covariance],
             "centre": list(self.nominal_centre),
         }
-
-
-@dataclass(frozen=True)
-class LogNormalConstraint:
-    """ln a ~ N(ln theta, s): ln p = -(ln a - ln theta)^2 / (2 s^2) - ln(s a) - ln(2 pi)/2, for theta > 0.
-
-    Parameters
-    ----------
-    name
-        The parameter.
-    log_sigma
-        Standard deviation s of ln a, > 0.
-    centre
-        The nominal ancillary datum a, > 0.
-
-    Raises
-    ------
-    ConfigError
-        If s or the centre is not positive.
-    """
-
-    name: str
-    log_sigma: float
-    centre: float
-
-    def __post_init__(self) -> None:
-        _require_positive("log-normal", self.name, "log_sigma", self.log_sigma)
-        _require_positive("log-normal", self.name, "centre", self.centre)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameter."""
-        return (self.name,)
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The nominal ancillary datum."""
-        return (self.centre,)
-
-    @property
-    def width(self) -> tuple[float, ...]:
-        """S times the centre, to first order."""
-        return (self.log_sigma * self.centre,)
-
-    def log_prob(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Return ln p(a | theta); see :class:`Constraint`."""
-        theta, a = values[:, 0], centre[:, 0]
-        inside = theta > 0
-        pull = (a.log() - torch.where(inside, theta, torch.ones_like(theta)).log()) / self.log_sigma
-        log_p = -0.5 * pull.square() - math.log(self.log_sigma) - a.log() - 0.5 * LOG_2PI
-        return torch.where(inside, log_p, torch.full_like(log_p, -math.inf))
-
-    def derivatives(self, values: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return value, gradient and Hessian; see :class:`Constraint`. Zero derivatives where ln p = -inf."""
-        inside = values > 0
-        theta = torch.where(inside, values, torch.ones_like(values))
-        distance = centre.log() - theta.log()
-        s2 = self.log_sigma**2
-        zero = torch.zeros_like(theta)
-        gradient = torch.where(inside, distance / (s2 * theta), zero)
-        hessian = torch.where(inside, -(1 + distance) / (s2 * theta.square()), zero)
-        return self.log_prob(values, centre), gradient, hessian.unsqueeze(-1)
-
-    def throw(self, values: Tensor, normal: Tensor) -> Tensor:
-        """Return theta exp(s z)."""
-        return values * (self.log_sigma * normal).exp()
-
-    def valid_centre(self, centre: Tensor) -> Tensor:
-        """Return whether the centres are finite and positive."""
-        return (torch.isfinite(centre) & (centre > 0)).all(dim=-1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that identify the term."""
-        return {"kind": "log_normal", "names": [self.name], "log_sigma": self.log_sigma, "centre": [self.centre]}
-
-
-@dataclass(frozen=True)
-class PoissonConstraint:
-    """An auxiliary count n = tau a ~ Poisson(tau theta): ln p = n ln(tau theta) - tau theta - ln n!, for theta >= 0.
-
-    Parameters
-    ----------
-    name
-        The parameter.
-    tau
-        Expected counts per unit of the parameter, > 0.
-    centre
-        The nominal ancillary datum a = n / tau, >= 0. Fractional n is legal (Asimov data), with ln Gamma(n + 1).
-
-    Raises
-    ------
-    ConfigError
-        If tau is not positive or the centre negative.
-    """
-
-    name: str
-    tau: float
-    centre: float
-
-    def __post_init__(self) -> None:
-        _require_positive("Poisson", self.name, "tau", self.tau)
-        if not (math.isfinite(self.centre) and self.centre >= 0):
-            raise ConfigError(f"Poisson constraint on '{self.name}': centre = {self.centre} must be finite and >= 0")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameter."""
-        return (self.name,)
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The nominal ancillary datum n / tau."""
-        return (self.centre,)
-
-    @property
-    def width(self) -> tuple[float, ...]:
-        """Square root of (n + 1) over tau; the 1 keeps it positive when nothing was counted."""
-        return (math.sqrt(self.centre * self.tau + 1) / self.tau,)
-
-    def log_prob(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Return ln p(a | theta); see :class:`Constraint`."""
-        mean, n = self.tau * values[:, 0], self.tau * centre[:, 0]
-        possible = (mean > 0) | ((mean == 0) & (n == 0))
-        log_mean = torch.where(mean > 0, mean, torch.ones_like(mean)).log()
-        log_p = n * log_mean - mean - torch.lgamma(n + 1)
-        return torch.where(possible, log_p, torch.full_like(log_p, -math.inf))
-
-    def derivatives(self, values: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return value, gradient and Hessian; see :class:`Constraint`. At theta = 0 with n = 0 they are one-sided."""
-        inside = values > 0
-        theta = torch.where(inside, values, torch.ones_like(values))
-        n = torch.where(inside, self.tau * centre, torch.zeros_like(centre))
-        gradient = n / theta - self.tau
-        hessian = -n / theta.square()
-        return self.log_prob(values, centre), gradient, hessian.unsqueeze(-1)
-
-    def throw(self, values: Tensor, normal: Tensor) -> Tensor:
-        """Return n / tau with n the Poisson quantile of the normal's probability."""
-        mean = (self.tau * values).detach().cpu().numpy()
-        # The survival function keeps its precision in the upper tail, where 1 - probability would round to zero.
-        upper = torch.special.ndtr(-normal).clamp(1e-300, 1.0).cpu().numpy()
-        counts = torch.from_numpy(stats.poisson.isf(upper, mean)).to(values)
-        return counts.clamp_min(0.0) / self.tau
-
-    def valid_centre(self, centre: Tensor) -> Tensor:
-        """Return whether the centres are finite and not negative."""
-        return (torch.isfinite(centre) & (centre >= 0)).all(dim=-1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data that identify the term."""
-        return {"kind": "poisson", "names": [self.name], "tau": self.tau, "centre": [self.centre]}
-
-
-def ancillary_names(constraints: Sequence[Constraint]) -> tuple[str, ...]:
-    """Return the names of the ancillary data: the constrained parameters, term after term."""
-    return tuple(name for c in constraints for name in c.names)

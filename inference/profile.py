@@ -52,7 +52,7 @@ def profile_batch(
     n, g = likelihood.n_datasets, len(grid)
     best = best if best is not None else fit_batch(likelihood, held, None, None, options)
     rows = torch.arange(n, device=best.rows.device).repeat_interleave(g)
-    at = {**held, poi: grid.to(best.values).repeat(n)}
+    at: dict[str, float | Tensor] = {**held, poi: grid.to(best.values).repeat(n)}
     conditional = fit_batch(likelihood, at, rows, best.values[rows], options)
     highest, where = conditional.log_likelihood.reshape(n, g).max(dim=-1)
     low = (highest > best.log_likelihood).nonzero().flatten()
@@ -143,7 +143,6 @@ def _profile_error(
     found = finder.find(best.take(torch.zeros(2, dtype=torch.long)), sign, bound)
     value = float(best.values[0, column])
     status = [CrossingStatus(s) for s in found.status.tolist()]
-    moved = [
-        v - value if s == CrossingStatus.FOUND else None for v, s in zip(found.value.tolist(), status, strict=True)
-    ]
-    return ProfileError(name, value, sigmas, moved[0], moved[1], status[0].label, status[1].label)
+    ends = zip(found.value.tolist(), status, strict=True)
+    down, up = (v - value if s == CrossingStatus.FOUND else None for v, s in ends)
+    return ProfileError(name, value, sigmas, down, up, status[0].label, status[1].label)
