@@ -1,7 +1,7 @@
 """Records: frozen results that become JSON and come back.
 
 A record holds plain numbers and words; what does not exist (an error without curvature, a limit without a crossing) is
-None with a status that says why, never NaN or infinity, so that every record is valid JSON and comes back equal from it.
+None with a status that says why, never NaN or infinity: every record is valid JSON and comes back equal from it.
 """
 
 from __future__ import annotations

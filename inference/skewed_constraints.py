@@ -151,9 +151,9 @@ class PoissonConstraint:
     def throw(self, values: Tensor, normal: Tensor) -> Tensor:
         """Return n / tau with n the Poisson quantile of the normal's probability."""
         mean = (self.tau * values).detach().cpu().numpy()
-        # The survival function keeps its precision in the upper tail, where 1 - probability would round to zero.
-        upper = torch.special.ndtr(-normal).clamp(1e-300, 1.0).cpu().numpy()
-        counts = torch.from_numpy(stats.poisson.isf(upper, mean)).to(values)
+        # Quantiles of 0 and of 1 are no counts; a normal is that far out once in 1e15 throws.
+        probability = torch.special.ndtr(normal).clamp(1e-15, 1 - 1e-15).cpu().numpy()
+        counts = torch.from_numpy(stats.poisson.ppf(probability, mean)).to(values)
         return counts.clamp_min(0.0) / self.tau
 
     def valid_centre(self, centre: Tensor) -> Tensor:
