@@ -138,9 +138,15 @@ class Analysis:
         """Maximise the likelihood with some parameters held."""
         return fit(self.likelihood, fixed, options=options)
 
-    def profile(self, poi: str, grid: Sequence[float], fixed: Mapping[str, float] | None = None) -> ProfileCurve:
+    def profile(
+        self,
+        poi: str,
+        grid: Sequence[float],
+        fixed: Mapping[str, float] | None = None,
+        options: FitOptions | None = None,
+    ) -> ProfileCurve:
         """Return the profile likelihood ratio of one parameter on a grid."""
-        return profile_curve(self.likelihood, poi, grid, fixed)
+        return profile_curve(self.likelihood, poi, grid, fixed, options)
 
     def interval(
         self,

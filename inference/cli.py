@@ -1,4 +1,4 @@
-"""The verbs ``fit``, ``limit`` and ``convert-alea``: each reads its options, calls one function and prints the result."""
+"""The verbs ``fit``, ``limit`` and ``convert-alea``: each reads its options, calls one function and prints."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
+from inference.batch_fit import FitOptions
 from inference.parameters import ParameterSet
 from inference.plots import plot_profile, plot_projections, plot_pulls, save_figure
 from inference.projections import Projection
@@ -21,6 +22,8 @@ Row = tuple[str, str, str, str, str]
 
 #: Points of the profile curve in a report.
 CURVE_POINTS = 41
+#: Start points of each of them: far from the best fit a morphed likelihood may have several maxima.
+CURVE_STARTS = 4
 
 #: Headings of :func:`fit_rows`.
 FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
@@ -184,8 +187,12 @@ def curve_grid(interval: Interval, points: int = CURVE_POINTS) -> tuple[float, .
     """Return where a profile is worth drawing: over the interval, and some way beyond both ends."""
     best = interval.best_fit.values[interval.parameter]
     error = interval.best_fit.errors.get(interval.parameter) or abs(best) or 1.0
-    low = interval.lower.value if interval.lower.value is not None else best - 3 * error
-    high = interval.upper.value if interval.upper.value is not None else best + 3 * error
+    high = interval.upper.value
+    low = interval.lower.value
+    if high is None:
+        high = best + (3 * error if low is None else best - low)
+    if low is None:
+        low = best - (high - best)
     start, stop = low - 0.3 * (high - low), high + 0.3 * (high - low)
     if interval.lower.bound is not None:
         start = max(start, interval.lower.bound)
@@ -213,6 +220,6 @@ def limit_report(
     """Set an interval and write the report; see :meth:`Analysis.interval`."""
     name = default_poi(analysis.parameters) if poi is None else poi
     interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
-    curve = analysis.profile(name, curve_grid(interval), fixed)
+    curve = analysis.profile(name, curve_grid(interval), fixed, FitOptions(starts=CURVE_STARTS))
     found = analysis.projections(interval.best_fit.values)
     return interval, write_report(directory, interval.best_fit, found, interval, curve)
