@@ -1,0 +1,171 @@
+"""Pairs of fits to toys: free, and with the parameter of interest held; all statistics come of these numbers.
+
+The two fits of a toy check each other: the free maximum cannot be lower than the conditional one. Where it is, by more
+than 1e-3 in -2 ln Lambda, the free fit has stopped at a lower maximum and is repeated from the conditional one; fits
+that did not converge are repeated from each other's end. Every repetition is counted, nothing is clipped or dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.batch_fit import FitBatch, fit_batch
+from inference.data import DataBatch
+from inference.likelihood import Likelihood
+from inference.parameters import ParameterSet
+from inference.science_run import ScienceRun
+from surrogate.errors import ConfigError, unknown_name
+
+#: -2 ln Lambda below this marks a failed fit.
+FAILED_BELOW = -1e-3
+
+#: Statistics of arXiv:1007.1727 that a pair of fits gives. The tilde versions (eqs. 9 and 16) differ from the others
+#: (eqs. 8 and 14) by the bound mu >= 0 on the free fit, which is the parameter's own.
+STATISTICS: tuple[str, ...] = ("t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0")
+
+#: Columns of a stored pair of fits, with their units.
+UNITS = {
+    "point": "",
+    "toy": "",
+    "mu": "",
+    "mu_hat": "",
+    "ll_free": "",
+    "ll_conditional": "",
+    "status_free": "",
+    "status_conditional": "",
+    "refits": "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class ToyFits:
+    """Free and conditional maxima of B toys.
+
+    Attributes
+    ----------
+    mu, mu_hat
+        (B,) value at which the parameter of interest was held, and its free estimate.
+    ll_free, ll_conditional
+        (B,) maxima of ln L.
+    status_free, status_conditional
+        (B,) codes of :class:`inference.minimize.FitStatus`.
+    refits
+        (B,) how many fits were repeated.
+    """
+
+    mu: np.ndarray
+    mu_hat: np.ndarray
+    ll_free: np.ndarray
+    ll_conditional: np.ndarray
+    status_free: np.ndarray
+    status_conditional: np.ndarray
+    refits: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.mu)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Whether both fits converged and agree, per toy."""
+        lowest = 2 * (self.ll_free - self.ll_conditional) >= FAILED_BELOW
+        valid: np.ndarray = (self.status_free <= 1) & (self.status_conditional <= 1) & lowest
+        return valid
+
+    def statistic(self, name: str) -> np.ndarray:
+        """Return a test statistic (B,); NaN where the fits are not valid.
+
+        Raises
+        ------
+        ConfigError
+            If there is no statistic of that name.
+        """
+        return np.where(self.valid, likelihood_ratio(name, self), np.nan)
+
+
+def likelihood_ratio(name: str, fits: ToyFits) -> np.ndarray:
+    """Return a statistic (B,) from maxima as they are, valid or not.
+
+    Raises
+    ------
+    ConfigError
+        If there is no statistic of that name.
+    """
+    t = np.maximum(2 * (fits.ll_free - fits.ll_conditional), 0.0)
+    if name in ("t_mu", "t_mu_tilde"):
+        return t
+    if name in ("q_mu", "q_mu_tilde"):
+        return np.where(fits.mu_hat > fits.mu, 0.0, t)
+    if name == "q0":
+        return np.where(fits.mu_hat < fits.mu, 0.0, t)
+    raise ConfigError(unknown_name("statistic", name, STATISTICS))
+
+
+def fit_pairs(
+    parameters: ParameterSet, runs: tuple[ScienceRun, ...], data: DataBatch, poi: str, mu: Tensor, start: Tensor
+) -> ToyFits:
+    """Fit every data set of a batch, free and with the parameter of interest held.
+
+    Parameters
+    ----------
+    parameters, runs
+        The model.
+    data
+        T data sets.
+    poi
+        The parameter of interest.
+    mu
+        (T,) where it is held.
+    start
+        (P,) or (T, P): where fits start; for toys the truth.
+
+    Returns
+    -------
+    ToyFits
+        One entry per data set.
+    """
+    likelihood = Likelihood(parameters, runs, data)
+    rows = torch.arange(likelihood.n_datasets)
+    begin = start.to(torch.float64).expand(len(rows), -1)
+    mu = mu.to(torch.float64).expand(len(rows))
+    free = fit_batch(likelihood, None, rows, begin)
+    conditional = fit_batch(likelihood, {poi: mu}, rows, begin)
+    refits = torch.zeros(len(rows), dtype=torch.int64)
+
+    lost = (~conditional.success).nonzero().flatten()
+    if len(lost):
+        again = fit_batch(likelihood, {poi: mu[lost]}, rows[lost], free.values[lost])
+        conditional = _put_better(conditional, lost, again)
+        refits[lost] += 1
+    below = 2 * (free.log_likelihood - conditional.log_likelihood) < FAILED_BELOW
+    low = (below | ~free.success).nonzero().flatten()
+    if len(low):
+        again = fit_batch(likelihood, None, rows[low], conditional.values[low])
+        free = _put_better(free, low, again)
+        refits[low] += 1
+    return ToyFits(
+        mu.numpy(),
+        free.values[:, parameters.index(poi)].cpu().numpy(),
+        free.log_likelihood.cpu().numpy(),
+        conditional.log_likelihood.cpu().numpy(),
+        free.status.cpu().numpy(),
+        conditional.status.cpu().numpy(),
+        refits.numpy(),
+    )
+
+
+def _put_better(batch: FitBatch, index: Tensor, again: FitBatch) -> FitBatch:
+    """Return the batch with those rows replaced that ended, converged, at a higher maximum."""
+    old = batch.take(index)
+    better = again.success & (~old.success | (again.log_likelihood > old.log_likelihood))
+    chosen = better.nonzero().flatten()
+    return batch.put(index[chosen], again.take(chosen)) if len(chosen) else batch
+
+
+def join(parts: list[ToyFits]) -> ToyFits:
+    """Return several batches as one."""
+    names = ToyFits.__dataclass_fields__
+    return ToyFits(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
