@@ -60,6 +60,9 @@ VERBS: Mapping[str, Verb] = {
     "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
     "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
+    "convert-alea": Verb(
+        "inference.cli:convert_alea", "Say what of an alea model file could not be honoured.", "Inference"
+    ),
 }
 
 
@@ -108,7 +111,7 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name is None:
             return name, command, rest
-        single = typer.Typer(add_completion=False)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         single.command(name)(load(VERBS[name].place))
         return name, get_command(single), rest
 

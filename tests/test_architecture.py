@@ -66,11 +66,13 @@ ORDER: dict[str, tuple[str, ...]] = {
         "simulator.signals",
         "simulator.tpc",
         "simulator.sources",
+        "nest_reference",
         "experiment",
         "simulator.accidentals",
         "simulator.simulate",
         "simulator.wall",
         "simulator.catalogue",
+        "simulator_validation",
         "simulator",
         "events",
         "event_writer",
@@ -101,6 +103,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "fit",
         "acceptance_fit",
         "ensemble_fit",
+        "validation_rate",
         "validation",
         "plots",
         "train",
@@ -162,6 +165,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "template_reader",
         "assembly",
         "projections",
+        "analysis",
         "model",
         "plots",
         "report",
@@ -189,6 +193,7 @@ KNOWN_ONLY_TO: dict[str, set[str] | None] = {
         "training/events.py",
         "training/event_writer.py",
         "training/experiment.py",
+        "training/event_adapters.py",
         "training/foreign_files.py",
         "inference/storage.py",
         "inference/data_io.py",
@@ -215,7 +220,7 @@ FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "breakpoint", "input
 FORBIDDEN_KEYWORDS = {("weights_only", "False"), ("allow_pickle", "True"), ("shell", "True")}
 
 # Files whose functions may take **keywords: the face that takes parameter values by name.
-KEYWORD_CATCHERS = {"inference/model.py"}
+KEYWORD_CATCHERS = {"inference/model.py", "inference/analysis.py"}
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60  # without the docstring
