@@ -154,6 +154,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "study_record",
         "storage",
         "study",
+        "toy_pairs",
         "neyman",
         "distributed",
         "conversion",
