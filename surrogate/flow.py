@@ -30,11 +30,7 @@ from surrogate.guides import GuideSet
 from surrogate.nuisance import NuisanceSpace
 from surrogate.univariate import UnivariateMap
 
-ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": functional.silu,
-    "gelu": functional.gelu,
-    "tanh": torch.tanh,
-}
+ACTIVATION_FUNCTIONS = {"silu": functional.silu, "gelu": functional.gelu, "tanh": torch.tanh}
 
 SAMPLE_CHUNK = 65_536
 """Events drawn at a time, which bounds the memory of sampling."""

@@ -69,7 +69,8 @@ def test_without_shrinkage_the_coefficients_are_the_maximum_of_the_likelihood() 
         eta = values @ c
         return -(accepted * eta - generated * torch.nn.functional.softplus(eta)).sum()
 
-    found = minimize(lambda c: float(loss(torch.from_numpy(c))), torch.zeros(6).double().numpy(), method="BFGS", tol=1e-10)
+    start = torch.zeros(6, dtype=torch.float64).numpy()
+    found = minimize(lambda c: float(loss(torch.from_numpy(c))), start, method="BFGS", tol=1e-10)
     assert torch.allclose(coefficients, torch.from_numpy(found.x), atol=1e-4)
     information = torch.autograd.functional.hessian(loss, coefficients)
     assert torch.allclose(covariance, torch.linalg.inv(information), rtol=1e-6, atol=1e-12)
