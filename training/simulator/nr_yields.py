@@ -67,9 +67,9 @@ class LogTable:
         weight = position - knot
         return tuple(torch.lerp(c.index_select(0, knot), c.index_select(0, knot + 1), weight) for c in self.columns)
 
-    def to(self, device: torch.device) -> LogTable:
-        """Return the table on a device."""
-        return LogTable(self.low, self.high, self.columns.to(device))
+    def to(self, like: Tensor) -> LogTable:
+        """Return the table with the dtype and device of ``like``."""
+        return LogTable(self.low, self.high, self.columns.to(like))
 
 
 def log_table(energy: tuple[float, ...], columns: tuple[tuple[float, ...], ...]) -> LogTable:
@@ -104,7 +104,7 @@ def _deformed(median: Tensor, below: Tensor, above: Tensor, t: Tensor) -> Tensor
 def nest_recoil(energy: Tensor, theta: Theta, medium: Medium) -> Quanta:
     """Return the mean quanta of nuclear recoils in NEST, deformed within its prior bands."""
     light, charge = nuclear_yields(energy, medium)
-    light_below, light_above, charge_below, charge_above = NEST_BAND.to(energy.device).at(energy)
+    light_below, light_above, charge_below, charge_above = NEST_BAND.to(energy).at(energy)
     light = _deformed(light, light * light_below, light * light_above, theta.t_ly)
     charge = _deformed(charge, charge * charge_below, charge * charge_above, theta.t_qy)
     return Quanta(light.clamp_(min=0.0) * energy, charge.clamp_(min=0.0) * energy)
@@ -115,7 +115,7 @@ def ybe_recoil(energy: Tensor, theta: Theta, medium: Medium) -> Quanta:
 
     Below 0.3 keV the band is held; above 10 keV it is scaled with the energy dependence of NEST.
     """
-    light_lo, light, light_hi, charge_lo, charge, charge_hi = YBE_BAND.to(energy.device).at(energy)
+    light_lo, light, light_hi, charge_lo, charge, charge_hi = YBE_BAND.to(energy).at(energy)
     nest = nuclear_yields(energy.clamp(min=YBE_ENERGY[-1]), medium)
     reference = nuclear_yields(torch.full_like(energy[:1], YBE_ENERGY[-1]), medium)
     light_scale, charge_scale = (a / b for a, b in zip(nest, reference, strict=True))
