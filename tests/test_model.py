@@ -1,0 +1,356 @@
+"""StatisticalModel: the names that alea's users know, data in every form, surrogates beside templates, bad input."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import model_files
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from inference import StatisticalModel
+from inference.data_io import as_mapping, write_toys
+from inference.results import FitResult, Interval
+from surrogate.acceptance import fit_acceptance
+from surrogate.checkpoint import save_checkpoint, write_certificate
+from surrogate.errors import CheckpointError, ConfigError, DataError, RangeError, UncertifiedError
+from surrogate.flow import ConditionalFlow
+from surrogate.flow_config import FlowConfig
+from surrogate.flow_source import FlowSource
+from surrogate.nuisance import Nuisance, NuisanceSpace
+from surrogate.observables import Observable, ObservableSpace
+
+POI = "wimp_rate_multiplier"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_files.write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def model(path: Path) -> StatisticalModel:
+    built = StatisticalModel.from_config(path)
+    built.data = model_files.data()
+    return built
+
+
+def test_fit_and_interval_are_those_of_alea(model: StatisticalModel) -> None:
+    """alea 0.3.5 on the same files, whose limits are good to some 5e-5: its fits stop short of the optimum."""
+    best_fit, log_l = model.fit()
+    assert log_l == pytest.approx(-460.4245099466946, abs=1e-6)
+    assert log_l >= -460.4245099466946
+    assert best_fit[POI] == pytest.approx(3.656341, rel=1e-4)
+    assert list(best_fit) == model.get_parameter_list()
+    null, log_l0 = model.fit(wimp_rate_multiplier=0)
+    assert null[POI] == 0.0
+    assert log_l0 < log_l
+    lower, upper = model.confidence_interval(poi_name=POI)
+    assert (lower, upper) == pytest.approx((1.5556798826, 6.5932259629), rel=5e-5)
+
+
+def test_ends_that_are_absent_follow_alea(model: StatisticalModel) -> None:
+    assert math.isnan(model.confidence_interval(POI, confidence_interval_kind="upper")[0])
+    assert math.isnan(model.confidence_interval(POI, confidence_interval_kind="lower")[1])
+    lower, upper = model.confidence_interval(POI, parameter_interval_bounds=(2.0, 5.0))
+    assert (lower, upper) == (-math.inf, math.inf)
+
+
+def test_critical_values_may_be_a_function(model: StatisticalModel) -> None:
+    constant = model.confidence_interval(POI, confidence_interval_threshold=lambda mu: 1.0)
+    assert constant == pytest.approx(model.confidence_interval(POI, confidence_level=0.6826894921), rel=1e-6)
+
+
+def test_records_behind_the_names(model: StatisticalModel) -> None:
+    assert isinstance(model.fit_result(), FitResult)
+    interval = model.interval(POI, 0.68, "upper", fixed={"er_shift": 0.0})
+    assert isinstance(interval, Interval)
+    assert interval.best_fit.values["er_shift"] == 0.0
+    curve = model.profile(POI, [2.0, 3.0, 4.0])
+    assert len(curve.t) == 3
+
+
+def test_names_and_expectations(model: StatisticalModel) -> None:
+    assert model.likelihood_names == ["sr0", "sr1", "ancillary"]
+    assert model.get_source_name_list("sr1") == ["er", "ac", "wimp"]
+    assert model.nominal_values["wimp_mass"] == 50
+    assert model.get_expectation_values(er_shift=-1.0) == pytest.approx({"er": 42.0, "ac": 6.0, "wimp": 4.8})
+    assert model.nominal_expectation_values["er"] == pytest.approx(48.0)
+    with pytest.raises(ConfigError, match="unknown run 'sr2'"):
+        model.get_source_name_list("sr2")
+
+
+def test_fit_guesses(model: StatisticalModel) -> None:
+    before = model.fit()[1]
+    model.set_fit_guesses(wimp_rate_multiplier=20.0)
+    assert model.parameters[POI].start == 20.0
+    assert model.fit()[1] == pytest.approx(before, abs=1e-8)
+
+
+def as_columns(table: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: table[name] for name in table.dtype.names}
+
+
+def test_data_in_every_form(model: StatisticalModel, tmp_path: Path) -> None:
+    sr0, sr1, ancillary = model_files.data()
+    expected = model.ll()
+    np.savez(tmp_path / "data.npz", SR0=sr0, SR1=sr1, ancillary=ancillary)
+    write_toys(tmp_path / "toys.h5", [{"sr0": sr0, "sr1": sr1, "ancillary": ancillary}], {})
+    forms: list[Any] = [
+        (sr0, sr1, ancillary),
+        [sr0, sr1, ancillary, model_files.ancillary()],
+        {"sr1": sr1, "sr0": sr0, "ancillary": ancillary},
+        {"SR0": as_columns(sr0), "SR1": as_columns(sr1), "ancillary": as_mapping(ancillary, "ancillary")},
+        str(tmp_path / "data.npz"),
+        tmp_path / "toys.h5",
+        model.data,
+    ]
+    for form in forms:
+        model.data = form
+        assert model.ll() == pytest.approx(expected, abs=1e-12)
+
+
+def test_without_ancillary_data_the_centres_are_nominal(model: StatisticalModel) -> None:
+    sr0, sr1, _ = model_files.data()
+    shifted = model.ll()
+    model.data = {"sr0": sr0, "sr1": sr1}
+    pulls = (0.1 / 0.3) ** 2 + (0.1 / 0.2) ** 2 + (0.05 / 0.15) ** 2
+    assert model.ll() - shifted == pytest.approx(0.5 * pulls, abs=1e-12)
+
+
+def test_no_events_are_legal(model: StatisticalModel) -> None:
+    model.data = [model_files.events(0, 0), model_files.events(0, 1), model_files.ancillary()]
+    best_fit, _ = model.fit()
+    assert best_fit[POI] == 0.0
+    lower, upper = model.confidence_interval(POI)
+    assert lower == -math.inf
+    assert 0 < upper < 2
+
+
+def corrupted(column: str, value: float) -> np.ndarray:
+    table = model_files.events(12, 0)
+    table[column][3] = value
+    return table
+
+
+def renamed() -> np.ndarray:
+    table = model_files.events(12, 0)
+    table.dtype.names = ("cs1", "s2", "source")
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d[:2], "a list must hold 3 tables"),
+        (lambda d: [d[0]] * 5, "a list must hold 3 tables"),
+        (lambda d: d[0], "one table was given for 2 runs"),
+        (lambda d: {"sr0": d[0]}, "no events given for run sr1"),
+        (lambda d: {"sr0": d[0], "sr1": d[1], "ancilary": d[2]}, "unknown table 'ancilary'; did you mean 'ancillary'"),
+        (lambda d: {"sr0": d[0], "SR0": d[0], "sr1": d[1]}, "run 'sr0' is given twice"),
+        (lambda d: [renamed(), d[1], d[2]], r"run 'sr0' lacks: unknown column 'cs2'"),
+        (lambda d: [corrupted("cs1", math.nan), d[1], d[2]], r"run 'sr0': 1 events hold NaN.*at row 3"),
+        (lambda d: [corrupted("cs1", 71.0), d[1], d[2]], r"run 'sr0': 1 of 12 events lie outside.*cs1 = 71.*row 3"),
+        (lambda d: [3.0, d[1], d[2]], "run 'sr0': a structured array, a mapping of columns or a data frame is needed"),
+        (lambda d: [np.zeros(3), d[1], d[2]], "without column names"),
+        (lambda d: [d[0], d[1], {"er_rate_multiplier": 1.0}], "ancillary lacks ac_rate_multiplier, signal_efficiency"),
+        (lambda d: [d[0], d[1], {"er_rate_multipler": 1.0}], "did you mean 'er_rate_multiplier'"),
+        (lambda d: [d[0], d[1], {**as_mapping(d[2], "a"), "er_rate_multiplier": math.nan}], "is impossible"),
+        (lambda d: "nowhere.h5", "data file 'nowhere.h5' does not exist"),
+    ],
+)
+def test_bad_data(model: StatisticalModel, change: Any, message: str) -> None:
+    before = model.ll()
+    with pytest.raises(DataError, match=message):
+        model.data = change(model_files.data())
+    assert model.ll() == before
+
+
+def test_events_outside_may_be_dropped(model: StatisticalModel) -> None:
+    sr0, sr1, ancillary = model_files.data()
+    model.set_data([corrupted("cs1", 71.0), sr1, ancillary], outside="drop")
+    assert model.data.events["sr0"].n_dropped == 1
+    kept = model.ll()
+    model.data = [np.delete(sr0, 3), sr1, ancillary]
+    assert model.ll() == kept
+
+
+def test_unknown_names_and_values_out_of_range(model: StatisticalModel) -> None:
+    nearest = "unknown parameter 'wimp_rate_multiplyer'; did you mean 'wimp_rate_multiplier'"
+    for call in (model.ll, model.fit, model.get_expectation_values, model.generate_data):
+        with pytest.raises(ConfigError, match=nearest):
+            call(wimp_rate_multiplyer=1.0)  # type: ignore[operator]
+    with pytest.raises(ConfigError, match=nearest):
+        model.confidence_interval("wimp_rate_multiplyer")
+    for value in (-1.0, math.nan, math.inf):
+        with pytest.raises(RangeError, match="wimp_rate_multiplier = "):
+            model.ll(wimp_rate_multiplier=value)
+    with pytest.raises(RangeError, match=r"er_shift cannot be fixed at 2\.5"):
+        model.fit(er_shift=2.5)
+    with pytest.raises(ConfigError, match="needs it to be fittable"):
+        model.confidence_interval("livetime_sr0")
+    for level in (0.0, 1.0, 90.0):
+        with pytest.raises(RangeError, match="confidence_level"):
+            model.confidence_interval(POI, confidence_level=level)
+    with pytest.raises(ConfigError, match="unknown kind 'centrall'; did you mean 'central'"):
+        model.confidence_interval(POI, confidence_interval_kind="centrall")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="interval_bounds"):
+        model.confidence_interval(POI, parameter_interval_bounds=(5.0, 2.0))
+
+
+def test_a_model_without_data_says_so(path: Path) -> None:
+    model = StatisticalModel.from_config(path)
+    assert not model.is_data_set
+    for call in (model.ll, model.fit):
+        with pytest.raises(DataError, match="the model has no data; assign them"):
+            call()
+
+
+def test_toys_are_reproducible_and_go_to_files(model: StatisticalModel, tmp_path: Path) -> None:
+    first = model.generate_data(seed=3, toy=1, wimp_rate_multiplier=2.0)
+    again = model.generate_data(seed=3, toy=1, wimp_rate_multiplier=2.0)
+    other = model.generate_data(seed=3, toy=2, wimp_rate_multiplier=2.0)
+    assert list(first) == ["sr0", "sr1", "ancillary", "generate_values"]
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    assert not np.array_equal(first["sr1"], other["sr1"])
+    assert first["sr1"].dtype.names == ("cs1", "cs2", "source")
+    assert as_mapping(first["generate_values"], "g")[POI] == 2.0
+    model.store_data(tmp_path / "toys.h5", [first, other], {"note": "two toys"})
+    model.set_data(tmp_path / "toys.h5", index=1)
+    stored = model.ll()
+    model.data = other
+    assert model.ll() == stored
+    fresh = [model.generate_data()["ancillary"] for _ in range(2)]
+    assert not np.array_equal(*fresh)
+
+
+# Surrogates in the same schema
+
+SPACE = ObservableSpace((Observable("cs1", "PE", 2.0, 70.0), Observable("cs2", "PE", 100.0, 8000.0, "log")))
+NUISANCES = NuisanceSpace((Nuisance("t_ly", "sigma", -2.0, 2.0, 0.0),))
+
+
+def write_checkpoint(path: Path, space: ObservableSpace = SPACE, certified: bool = True) -> None:
+    flow = ConditionalFlow(FlowConfig(space, NUISANCES, components=4, hidden=16, blocks=1), seed=1)
+    theta = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
+    generated = torch.full((9,), 1000.0, dtype=torch.float64)
+    acceptance = fit_acceptance(NUISANCES, theta, generated, 400 + 20 * theta[:, 0], degree=1)
+    save_checkpoint(path, FlowSource(flow, acceptance, 5.0), {})
+    if certified:
+        write_certificate(path, True, {}, {})
+
+
+def without_ancillary() -> dict[str, np.ndarray]:
+    return dict(zip(("sr0", "sr1"), model_files.data(), strict=False))
+
+
+def surrogate_model(folder: Path, **wimp: Any) -> Path:
+    content = model_files.model_dict()
+    content["parameter_definition"] |= {
+        "t_ly": {"nominal_value": 0, "ptype": "shape", "uncertainty": 1, "fit_limits": [-5, 5]},
+        "nr_t_ly": {"nominal_value": 0, "ptype": "shape", "uncertainty": 1},
+    }
+    run = content["likelihood_config"]["likelihood_terms"][1]
+    run["sources"][2] = {
+        "name": "wimp",
+        "surrogate": "checkpoints/wimp",
+        "parameters": [POI, "signal_efficiency", "t_ly"],
+        "efficiency_name": "signal_efficiency",
+        **wimp,
+    }
+    return model_files.write_model(folder, content)
+
+
+def test_a_flow_beside_templates_in_one_run(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    model = StatisticalModel.from_config(surrogate_model(tmp_path))
+    model.data = without_ancillary()
+    assert model.runs[1].observables.observables[1].unit == "PE"
+    assert (model.parameters["t_ly"].low, model.parameters["t_ly"].high) == (-2.0, 2.0)
+    assert model.expected_events({"t_ly": 0.0})["sr1"]["wimp"] == pytest.approx(2.0, rel=1e-2)
+    best, log_l = model.fit()
+    assert math.isfinite(log_l)
+    assert best[POI] >= 0
+    assert model.parameters["nr_t_ly"].fittable  # constrained: harmless, although nothing depends on it
+    with pytest.raises(RangeError, match=r"t_ly = 2\.5"):
+        model.ll(t_ly=2.5)
+
+
+def test_a_flow_in_a_binned_run(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    path = surrogate_model(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["likelihood_config"]["likelihood_terms"][1]["likelihood_type"] = "Binned"
+    path.write_text(yaml.safe_dump(content))
+    binned = StatisticalModel.from_config(path)
+    binned.data = without_ancillary()
+    source = binned.runs[1].sources[2].source
+    assert float(source.pmf(torch.zeros(1, dtype=torch.float64)).sum()) == pytest.approx(1, abs=1e-3)  # type: ignore[attr-defined]
+    assert math.isfinite(binned.ll(t_ly=0.3))
+
+
+def test_nuisances_can_be_renamed_and_held(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    acting = [POI, "signal_efficiency", "nr_t_ly"]
+    renamed = surrogate_model(tmp_path, parameters=acting, nuisance_parameters={"t_ly": "nr_t_ly"})
+    model = StatisticalModel.from_config(renamed)
+    assert model.runs[1].sources[2].drivers == ("nr_t_ly",)
+    held = surrogate_model(tmp_path, parameters=acting[:2], nuisance_parameters={"t_ly": 0.5})
+    assert StatisticalModel.from_config(held).runs[1].sources[2].drivers == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("wimp", "message"),
+    [
+        ({"parameters": [POI, "signal_efficiency"]}, "its nuisance 't_ly' is driven by 't_ly', which is not among"),
+        ({"nuisance_parameters": {"t_li": "nr_t_ly"}}, "unknown nuisance 't_li'; did you mean 't_ly'"),
+        ({"nuisance_parameters": {"t_ly": "nr_t_li"}}, "unknown parameter 'nr_t_li'; did you mean 'nr_t_ly'"),
+        ({"surrogate": "checkpoints/wmp"}, "'checkpoints/wmp' was found in none of"),
+        ({"template_filename": "wimp50.h5"}, "has both 'surrogate' and 'template_filename'"),
+    ],
+)
+def test_bad_surrogate_entries(tmp_path: Path, wimp: dict[str, Any], message: str) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    with pytest.raises(ConfigError, match=message):
+        StatisticalModel.from_config(surrogate_model(tmp_path, **wimp))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            ObservableSpace((SPACE.observables[0], Observable("z", "cm", -90.0, 0.0))),
+            "axes are cs1, cs2, the surrogates",
+        ),
+        (ObservableSpace((Observable("cs1", "PE", 3.0, 70.0), SPACE.observables[1])), "cs1"),
+    ],
+)
+def test_a_surrogate_of_another_region_is_refused(tmp_path: Path, space: ObservableSpace, message: str) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp", space)
+    with pytest.raises(ConfigError, match=message):
+        StatisticalModel.from_config(surrogate_model(tmp_path))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    file = tmp_path / "checkpoints" / "wimp" / "surrogate.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        StatisticalModel.from_config(surrogate_model(tmp_path))
+
+
+def test_limits_need_certificates(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp", certified=False)
+    path = surrogate_model(tmp_path)
+    model = StatisticalModel.from_config(path)
+    model.data = without_ancillary()
+    assert model.uncertified == ("sr1/wimp (checkpoints/wimp)",)
+    assert math.isfinite(model.fit()[1])
+    with pytest.raises(UncertifiedError, match=r"no valid certificate: sr1/wimp .*--allow-uncertified"):
+        model.confidence_interval(POI)
+    model.allow_uncertified = True
+    assert model.confidence_interval(POI)[1] > 0
