@@ -24,6 +24,9 @@ SMOOTHINGS: tuple[str, ...] = ("polynomial", "linear")
 
 MAX_DEGREE = 5
 
+#: Critical values are at least this, so that the best fit, where the statistic vanishes, is always inside.
+FLOOR = 1e-6
+
 
 @dataclass(frozen=True)
 class CriticalCurve:
@@ -43,8 +46,12 @@ class CriticalCurve:
         Quantiles of t with their one-sigma intervals, per grid point.
     n_toys, n_failed
         Toys per grid point, and how many of them have no valid fit.
+    start
+        First grid point whose quantile is not zero. One-sided statistics vanish at mu = 0; from there to ``start`` the
+        curve is a straight line.
     coefficients
-        Of the polynomial in (2 mu - a - b)/(b - a) with [a, b] the grid, lowest order first; empty for straight lines.
+        Of the polynomial in (2 mu - a - b)/(b - a), a = start, b = the last grid point, lowest order first; empty for
+        straight lines everywhere.
     covariance
         Of the coefficients.
     """
@@ -58,23 +65,28 @@ class CriticalCurve:
     high: tuple[float, ...]
     n_toys: tuple[int, ...]
     n_failed: tuple[int, ...]
+    start: float
     coefficients: tuple[float, ...] = ()
     covariance: tuple[tuple[float, ...], ...] = ()
 
     def __call__(self, mu: Tensor) -> Tensor:
-        """Return c at mu (*,), never negative; beyond the grid the value at its end."""
+        """Return c at mu (*,), positive; beyond the grid the value at its end."""
         x = mu.detach().cpu().to(torch.float64).numpy()
-        return torch.from_numpy(np.asarray(self._evaluate(x))).to(mu)
+        return torch.from_numpy(np.maximum(self._evaluate(x), FLOOR)).to(mu)
 
     def _evaluate(self, mu: np.ndarray) -> np.ndarray:
         inside = np.clip(mu, self.mu[0], self.mu[-1])
         if not self.coefficients:
             return np.interp(inside, self.mu, self.value)
-        curve = np.polynomial.polynomial.polyval(self._scaled(inside), np.asarray(self.coefficients))
-        return np.maximum(curve, 0.0)
+        smooth = np.maximum(inside, self.start)
+        curve = np.maximum(np.polynomial.polynomial.polyval(self._scaled(smooth), np.asarray(self.coefficients)), 0.0)
+        if self.start == self.mu[0]:
+            return curve
+        before = self.mu[self.mu.index(self.start) - 1]
+        return curve * np.clip((inside - before) / (self.start - before), 0.0, 1.0)
 
     def _scaled(self, mu: np.ndarray) -> np.ndarray:
-        a, b = self.mu[0], self.mu[-1]
+        a, b = self.start, self.mu[-1]
         return (2 * mu - a - b) / (b - a)
 
     def error(self, mu: float) -> float:
@@ -83,7 +95,7 @@ class CriticalCurve:
         if not self.coefficients:
             spread = (np.asarray(self.high) - np.asarray(self.low)) / 2
             return float(np.interp(inside, self.mu, spread))
-        row = self._scaled(np.array([inside])) ** np.arange(len(self.coefficients))
+        row = self._scaled(np.array([max(inside, self.start)])) ** np.arange(len(self.coefficients))
         return float(np.sqrt(row @ np.asarray(self.covariance) @ row))
 
     def covers(self, mu: float) -> bool:
@@ -169,11 +181,13 @@ def critical_curve(
     y = np.array([q.value for q in quantiles])
     error = np.array([q.error for q in quantiles])
     fitted: tuple[np.ndarray, np.ndarray, float] | None = None
-    if smoothing == "polynomial" and len(x) >= 4 and bool(np.isfinite([y, error]).all()):
-        scaled = (2 * x - x[0] - x[-1]) / (x[-1] - x[0])
-        sigma = _smooth_errors(scaled, error, np.array([q.n for q in quantiles]))
-        degrees = range(min(MAX_DEGREE, len(x) - 3) + 1)
-        fitted = min((_polynomial(scaled, y, sigma, d) for d in degrees), key=lambda fit: fit[2])
+    first = int(np.argmax(y > 0))
+    used = len(x) - first
+    if smoothing == "polynomial" and used >= 4 and bool(np.isfinite([y, error]).all()):
+        scaled = ((2 * x - x[first] - x[-1]) / (x[-1] - x[first]))[first:]
+        sigma = _smooth_errors(scaled, error[first:], np.array([q.n for q in quantiles[first:]]))
+        degrees = range(min(MAX_DEGREE, used - 3) + 1)
+        fitted = min((_polynomial(scaled, y[first:], sigma, d) for d in degrees), key=lambda fit: fit[2])
     return CriticalCurve(
         poi,
         cl,
@@ -184,6 +198,7 @@ def critical_curve(
         tuple(q.high for q in quantiles),
         tuple(q.n for q in quantiles),
         tuple(int(n) for n in n_failed),
+        float(x[first]),
         () if fitted is None else tuple(fitted[0].tolist()),
         () if fitted is None else tuple(tuple(row) for row in fitted[1].tolist()),
     )

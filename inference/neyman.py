@@ -1,69 +1,30 @@
-"""Toy Neyman construction: the distribution of a test statistic on a grid of the parameter of interest.
+"""Toy Neyman construction: critical values c(mu) from toys, and the interval on the data that they give.
 
 At each grid point mu_g toys are made with the nuisances at their conditional best fit to the data (the profile
 construction of arXiv:2105.00599, section 2.2), or at values given, and each is fitted twice: free and with mu = mu_g.
 The CL-quantile of the statistic is the critical value c(mu_g), and the interval on the data is where t(mu) <= c(mu).
+With t_mu_tilde the ordering is that of Feldman and Cousins (arXiv:physics/9711021): the interval is unified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from inference.asymptotics import IntervalKind
 from inference.batch_fit import fit_batch
-from inference.counting import Fraction, check_level, clopper_pearson, quantile
-from inference.critical_values import CriticalCurve, Smoothing, critical_curve
+from inference.counting import check_level, quantile
+from inference.critical_values import FLOOR, CriticalCurve, Smoothing, critical_curve
+from inference.intervals import STATISTIC, confidence_interval
 from inference.likelihood import Likelihood
-from inference.parameters import ParameterSet
-from inference.science_run import ScienceRun, model_hash
-from inference.storage import read_study
-from inference.study import StudyPlan, run_study
-from inference.study_record import Chunk, Columns, StudyHeader
-from inference.toy_fits import UNITS, ToyFits, fit_pairs
-from inference.toys import draw_toys, toy_index
+from inference.record import Record
+from inference.results import Interval, IntervalEnd
+from inference.toy_pairs import ToyPairs
 from surrogate.errors import ConfigError, DataError
-
-KIND = "neyman"
-
-
-@dataclass(frozen=True, eq=False)
-class ToyPairWork:
-    """Draws the toys of a chunk and fits each twice.
-
-    Attributes
-    ----------
-    parameters, runs
-        The model.
-    poi
-        The parameter of interest.
-    points
-        (G, P) true parameters of the toys at each point.
-    tested
-        (G,) where the parameter of interest is held in the conditional fit.
-    seed
-        Of the study.
-    """
-
-    parameters: ParameterSet
-    runs: tuple[ScienceRun, ...]
-    poi: str
-    points: Tensor
-    tested: Tensor
-    seed: int
-
-    def __call__(self, chunk: Chunk) -> Columns:
-        """Return the columns of :data:`inference.toy_fits.UNITS`."""
-        truth = self.points[chunk.point]
-        toys = draw_toys(self.parameters, self.runs, truth, toy_index(chunk.point, chunk.toys), self.seed)
-        tested = self.tested[chunk.point].expand(chunk.size)
-        fits = fit_pairs(self.parameters, self.runs, toys.data, self.poi, tested, truth)
-        columns = {name: getattr(fits, name) for name in ToyFits.__dataclass_fields__}
-        return {"point": np.full(chunk.size, chunk.point), "toy": chunk.toys.numpy(), **columns}
 
 
 def profiled_points(
@@ -107,131 +68,6 @@ def profiled_points(
     return best.values
 
 
-@dataclass(frozen=True, eq=False)
-class NeymanToys:
-    """Toys of a construction with their fits.
-
-    Attributes
-    ----------
-    poi
-        The parameter of interest.
-    names
-        Names of the parameters.
-    points
-        (G, P) true parameters.
-    point
-        (N,) at which point each toy was made.
-    fits
-        The N pairs of fits.
-    model_hash, seed
-        What the toys were made of.
-    """
-
-    poi: str
-    names: tuple[str, ...]
-    points: np.ndarray
-    point: np.ndarray
-    fits: ToyFits
-    model_hash: str
-    seed: int
-
-    @property
-    def grid(self) -> np.ndarray:
-        """Values of the parameter of interest (G,)."""
-        column: np.ndarray = self.points[:, self.names.index(self.poi)]
-        return column
-
-    def statistics(self, name: str = "t_mu_tilde") -> list[np.ndarray]:
-        """Return the statistic of the toys at each grid point; NaN for a toy without valid fits."""
-        values = self.fits.statistic(name)
-        return [values[self.point == g] for g in range(len(self.points))]
-
-    def curve(
-        self, cl: float = 0.9, statistic: str = "t_mu_tilde", smoothing: Smoothing = "polynomial"
-    ) -> CriticalCurve:
-        """Return the critical values c(mu) at confidence level ``cl``; toys without valid fits count as +inf."""
-        samples = self.statistics(statistic)
-        quantiles = [quantile(t, cl) for t in samples]
-        failed = [int(np.isnan(t).sum()) for t in samples]
-        return critical_curve(self.poi, statistic, cl, self.grid.tolist(), quantiles, failed, smoothing)
-
-    def p_value(self, point: int, observed: float, statistic: str = "t_mu_tilde") -> Fraction:
-        """Return the fraction of the toys of a grid point whose statistic is at least ``observed``."""
-        t = np.nan_to_num(self.statistics(statistic)[point], nan=np.inf)
-        return clopper_pearson(int((t >= observed).sum()), len(t))
-
-    @property
-    def n_refits(self) -> int:
-        """How many fits were repeated."""
-        return int(self.fits.refits.sum())
-
-    @property
-    def n_failed(self) -> int:
-        """Toys without valid fits, after all repetitions."""
-        return int((~self.fits.valid).sum())
-
-
-def neyman_toys(
-    parameters: ParameterSet,
-    runs: tuple[ScienceRun, ...],
-    poi: str,
-    points: Tensor,
-    n_toys: int,
-    seed: int,
-    plan: StudyPlan | None = None,
-) -> NeymanToys:
-    """Make and fit the toys of a construction.
-
-    Parameters
-    ----------
-    parameters, runs
-        The model.
-    poi
-        The parameter of interest.
-    points
-        (G, P) true parameters, from :func:`profiled_points`.
-    n_toys
-        Toys per point; those stored already are not made again.
-    seed
-        Of the study.
-    plan
-        Who works, and where the rows are stored; in this process and in memory if None.
-
-    Raises
-    ------
-    DataError
-        If the store holds another study.
-    """
-    tested = points[:, parameters.index(poi)]
-    settings = {"poi": poi, "names": list(parameters.names), "points": points.tolist(), "tested": tested.tolist()}
-    header = StudyHeader(KIND, model_hash(parameters, runs), seed, settings, UNITS)
-    work = ToyPairWork(parameters, runs, poi, points, tested, seed)
-    return _gathered(header, run_study(header, work, len(points), n_toys, plan or StudyPlan()))
-
-
-def read_neyman(path: str | Path) -> NeymanToys:
-    """Read the toys of a construction from its store, finished or not.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, holds no construction, or no toys yet.
-    """
-    header, columns = read_study(path)
-    if header.kind != KIND:
-        raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{KIND}'")
-    return _gathered(header, columns)
-
-
-def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> NeymanToys:
-    if not columns:
-        raise DataError("the construction has no toys yet; run it first")
-    fits = ToyFits(*(columns[name] for name in ToyFits.__dataclass_fields__))
-    points = np.asarray(header.settings["points"], dtype=float)
-    names = tuple(header.settings["names"])
-    return NeymanToys(header.settings["poi"], names, points, columns["point"], fits, header.model_hash, header.seed)
-
-
 def suggested_grid(low: float, high: float, n_points: int, margin: float = 0.25) -> list[float]:
     """Return equally spaced grid points that enclose where a limit may lie.
 
@@ -255,3 +91,125 @@ def suggested_grid(low: float, high: float, n_points: int, margin: float = 0.25)
     if not low < high or n_points < 2:
         raise ConfigError(f"grid: needs low < high and at least 2 points, got [{low}, {high}] and {n_points}")
     return np.linspace(low, high + margin * (high - low), n_points).tolist()
+
+
+def critical_values(
+    pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", smoothing: Smoothing = "polynomial"
+) -> CriticalCurve:
+    """Return c(mu) at confidence level ``cl`` from the toys of a construction.
+
+    Toys without valid fits count as +inf, which can only raise c.
+
+    Raises
+    ------
+    ConfigError
+        If toys were not tested where they were made, or the level, the statistic or the smoothing is none.
+    """
+    if not np.allclose(pairs.truth, pairs.tested, rtol=1e-12, atol=0):
+        raise ConfigError(f"critical values of {pairs.poi}: toys must be tested at the value at which they were made")
+    samples = pairs.statistics(statistic)
+    quantiles = [quantile(t, cl) for t in samples]
+    failed = [int(np.isnan(t).sum()) for t in samples]
+    return critical_curve(pairs.poi, statistic, cl, pairs.tested.tolist(), quantiles, failed, smoothing)
+
+
+@dataclass(frozen=True)
+class NeymanInterval(Record):
+    """An interval with critical values from toys.
+
+    Attributes
+    ----------
+    interval
+        The interval; what its ends say of the critical value is the smooth curve.
+    lower_error, upper_error
+        Standard errors of the ends from the number of toys; None where there is no end.
+    within_grid
+        Whether every end lies where toys were made. Where it does not, c was continued and the grid should be widened.
+    grid, critical, critical_low, critical_high
+        The grid and the quantiles of the statistic on it, with their one-sigma intervals.
+    n_toys, n_failed
+        Toys per grid point, and how many of them have no valid fits.
+    n_refits
+        How many fits to toys were repeated.
+    seed
+        Of the toys.
+    """
+
+    interval: Interval
+    lower_error: float | None
+    upper_error: float | None
+    within_grid: bool
+    grid: tuple[float, ...]
+    critical: tuple[float, ...]
+    critical_low: tuple[float, ...]
+    critical_high: tuple[float, ...]
+    n_toys: tuple[int, ...]
+    n_failed: tuple[int, ...]
+    n_refits: int
+    seed: int
+
+
+def neyman_interval(
+    likelihood: Likelihood,
+    pairs: ToyPairs,
+    cl: float = 0.9,
+    kind: IntervalKind = "central",
+    smoothing: Smoothing = "polynomial",
+) -> NeymanInterval:
+    """Return the interval on the data with the critical values of a construction.
+
+    Parameters
+    ----------
+    likelihood
+        The model with one data set.
+    pairs
+        The toys, of the same model.
+    cl
+        Confidence level.
+    kind
+        ``central`` (both ends, unified), ``upper`` or ``lower``.
+    smoothing
+        How c(mu) is made of its values on the grid.
+
+    Raises
+    ------
+    DataError
+        If the toys are of another model.
+    """
+    if pairs.model_hash != likelihood.model_hash:
+        raise DataError("the toys were made with another model than the one of the data; make them again")
+    curve = critical_values(pairs, cl, STATISTIC[kind], smoothing)
+    found, above, below = (
+        confidence_interval(likelihood, pairs.poi, cl, kind, shifted(curve, k), critical_values="toys")
+        for k in (0.0, 1.0, -1.0)
+    )
+    return NeymanInterval(
+        interval=found,
+        lower_error=_half_distance(below.lower, above.lower),
+        upper_error=_half_distance(below.upper, above.upper),
+        within_grid=all(e.value is None or curve.covers(e.value) for e in (found.lower, found.upper)),
+        grid=curve.mu,
+        critical=curve.value,
+        critical_low=curve.low,
+        critical_high=curve.high,
+        n_toys=curve.n_toys,
+        n_failed=curve.n_failed,
+        n_refits=pairs.n_refits,
+        seed=pairs.seed,
+    )
+
+
+def shifted(curve: CriticalCurve, sigmas: float) -> Callable[[Tensor], Tensor]:
+    """Return c(mu) moved by a number of its standard errors, always positive."""
+
+    def moved(mu: Tensor) -> Tensor:
+        error = torch.tensor([curve.error(m) for m in mu.flatten().tolist()], dtype=torch.float64).to(mu)
+        return (curve(mu) + sigmas * error.reshape(mu.shape)).clamp_min(FLOOR)
+
+    return moved if sigmas else curve
+
+
+def _half_distance(first: IntervalEnd, second: IntervalEnd) -> float | None:
+    if first.value is None or second.value is None:
+        return None
+    return abs(second.value - first.value) / 2

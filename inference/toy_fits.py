@@ -7,6 +7,7 @@ that did not converge are repeated from each other's end. Every repetition is co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ from surrogate.errors import ConfigError, unknown_name
 #: -2 ln Lambda below this marks a failed fit.
 FAILED_BELOW = -1e-3
 
-#: Statistics of arXiv:1007.1727 that a pair of fits gives. The tilde versions (eqs. 9 and 16) differ from the others
+#: Statistics of arXiv:1007.1727 that a pair of fits gives. The tilde versions (eqs. 11 and 16) differ from the others
 #: (eqs. 8 and 14) by the bound mu >= 0 on the free fit, which is the parameter's own.
 STATISTICS: tuple[str, ...] = ("t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0")
 
@@ -67,6 +68,10 @@ class ToyFits:
 
     def __len__(self) -> int:
         return len(self.mu)
+
+    def take(self, index: np.ndarray) -> ToyFits:
+        """Return some of the pairs, by mask or position."""
+        return ToyFits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
     @property
     def valid(self) -> np.ndarray:
@@ -165,7 +170,7 @@ def _put_better(batch: FitBatch, index: Tensor, again: FitBatch) -> FitBatch:
     return batch.put(index[chosen], again.take(chosen)) if len(chosen) else batch
 
 
-def join(parts: list[ToyFits]) -> ToyFits:
+def join(parts: Sequence[ToyFits]) -> ToyFits:
     """Return several batches as one."""
     names = ToyFits.__dataclass_fields__
     return ToyFits(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))

@@ -1,0 +1,293 @@
+"""Sensitivity: the distribution of limits over toys, and its bands.
+
+The median expected limit and the intervals of 68 % and 95 % around it are quantiles of the limits of background-only
+toys; their errors come from order statistics. A toy without a limit (no crossing below the search bound) counts as
+infinite, one whose search failed as infinite too, and both are reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from inference.asymptotics import IntervalKind, check_kind
+from inference.batch_fit import fit_batch
+from inference.counting import check_level, quantile
+from inference.critical_values import CriticalCurve
+from inference.crossing_records import Crossings, CrossingStatus
+from inference.intervals import interval_batch
+from inference.likelihood import Likelihood
+from inference.parameters import ParameterSet
+from inference.record import Record, number
+from inference.science_run import ScienceRun, model_hash
+from inference.storage import read_study
+from inference.study import StudyPlan, run_study
+from inference.study_record import Chunk, Columns, StudyHeader
+from inference.toys import draw_toys, toy_index
+from surrogate.errors import ConfigError, DataError
+
+KIND = "limits"
+
+#: Positions of the usual bands, in standard deviations of a normal distribution.
+BANDS: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
+
+UNITS = {
+    "point": "",
+    "toy": "",
+    "mu_hat": "",
+    "lower": "",
+    "upper": "",
+    "status_lower": "",
+    "status_upper": "",
+    "status_free": "",
+    "refits": "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LimitWork:
+    """Draws the toys of a chunk and sets the limits of each.
+
+    Attributes
+    ----------
+    parameters, runs
+        The model.
+    poi
+        The parameter of interest.
+    points
+        (G, P) true parameters of the toys.
+    critical
+        Critical value, or critical values from toys.
+    kind
+        Which ends.
+    seed
+        Of the study.
+    """
+
+    parameters: ParameterSet
+    runs: tuple[ScienceRun, ...]
+    poi: str
+    points: Tensor
+    critical: float | CriticalCurve
+    kind: IntervalKind
+    seed: int
+
+    def __call__(self, chunk: Chunk) -> Columns:
+        """Return the columns of :data:`UNITS`."""
+        truth = self.points[chunk.point]
+        toys = draw_toys(self.parameters, self.runs, truth, toy_index(chunk.point, chunk.toys), self.seed)
+        likelihood = Likelihood(self.parameters, self.runs, toys.data)
+        best = fit_batch(likelihood, None, torch.arange(chunk.size), truth)
+        found = interval_batch(likelihood, self.poi, self.critical, self.kind, best=best)
+        column = self.parameters.index(self.poi)
+        return {
+            "point": np.full(chunk.size, chunk.point),
+            "toy": chunk.toys.numpy(),
+            "mu_hat": found.best.values[:, column].numpy(),
+            "lower": _ends(found.lower, -np.inf, chunk.size),
+            "upper": _ends(found.upper, np.inf, chunk.size),
+            "status_lower": _status(found.lower, chunk.size),
+            "status_upper": _status(found.upper, chunk.size),
+            "status_free": found.best.status.numpy(),
+            "refits": found.refits.numpy(),
+        }
+
+
+def _ends(found: Crossings | None, absent: float, n: int) -> np.ndarray:
+    """Return limits (n,), ``absent`` where there is none."""
+    if found is None:
+        return np.full(n, absent)
+    there = (found.status == int(CrossingStatus.FOUND)).numpy()
+    return np.where(there, found.value.numpy(), absent)
+
+
+def _status(found: Crossings | None, n: int) -> np.ndarray:
+    return np.full(n, int(CrossingStatus.NOT_REQUESTED)) if found is None else found.status.numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class ToyLimits:
+    """Limits of toys.
+
+    Attributes
+    ----------
+    poi
+        The parameter of interest.
+    cl, kind
+        Confidence level and kind of interval.
+    points
+        (G, P) true parameters.
+    columns
+        Rows of all toys by column; see :data:`UNITS`. Limits are infinite where there is none.
+    model_hash, seed
+        What the toys were made of.
+    """
+
+    poi: str
+    cl: float
+    kind: IntervalKind
+    points: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    model_hash: str
+    seed: int
+
+    def ends(self, end: str = "upper", point: int = 0) -> np.ndarray:
+        """Return the upper or the lower limits of the toys of a point."""
+        if end not in ("upper", "lower"):
+            raise ConfigError(f"end '{end}': must be 'upper' or 'lower'")
+        return self.columns[end][self.columns["point"] == point]
+
+    def count(self, end: str, status: CrossingStatus, point: int = 0) -> int:
+        """Return how many searches for an end finished with a status."""
+        return int((self.columns[f"status_{end}"][self.columns["point"] == point] == int(status)).sum())
+
+
+@dataclass(frozen=True)
+class SensitivityBand(Record):
+    """Quantiles of limits over toys.
+
+    Attributes
+    ----------
+    parameter, confidence_level, kind, end
+        Which limits.
+    sigmas
+        Positions of the quantiles, in standard deviations of a normal distribution: 0 is the median.
+    values, low, high
+        The quantiles with their one-sigma intervals; None where they are infinite.
+    n_toys
+        Number of toys.
+    n_without, n_failed
+        Toys without a limit below the search bound, and toys whose search failed; both count as infinite.
+    seed, model_hash
+        What the toys were made of.
+    """
+
+    parameter: str
+    confidence_level: float
+    kind: str
+    end: str
+    sigmas: tuple[float, ...]
+    values: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    n_toys: int
+    n_without: int
+    n_failed: int
+    seed: int
+    model_hash: str
+
+    @property
+    def median(self) -> float | None:
+        """The median limit."""
+        return self.values[self.sigmas.index(0.0)]
+
+
+def toy_limits(
+    parameters: ParameterSet,
+    runs: tuple[ScienceRun, ...],
+    poi: str,
+    points: Tensor,
+    n_toys: int,
+    seed: int,
+    critical: float | CriticalCurve,
+    cl: float,
+    kind: IntervalKind = "central",
+    plan: StudyPlan | None = None,
+) -> ToyLimits:
+    """Make toys and set limits with each.
+
+    Parameters
+    ----------
+    parameters, runs
+        The model.
+    poi
+        The parameter of interest.
+    points
+        (G, P) true parameters of the toys.
+    n_toys
+        Toys per point; those stored already are not made again.
+    seed
+        Of the study.
+    critical
+        Critical value, from :func:`inference.asymptotics.critical_value`, or critical values from toys.
+    cl
+        The confidence level that they belong to.
+    kind
+        ``central``, ``upper`` or ``lower``.
+    plan
+        Who works, and where the rows are stored; in this process and in memory if None.
+
+    Raises
+    ------
+    ConfigError
+        If the kind or the level is none.
+    DataError
+        If the store holds another study.
+    """
+    check_kind(kind)
+    check_level("cl", cl)
+    threshold: Any = critical.to_dict() if isinstance(critical, CriticalCurve) else float(critical)
+    settings = {"poi": poi, "cl": cl, "kind": kind, "points": points.tolist(), "critical": threshold}
+    header = StudyHeader(KIND, model_hash(parameters, runs), seed, settings, UNITS)
+    work = LimitWork(parameters, runs, poi, points, critical, kind, seed)
+    return _gathered(header, run_study(header, work, len(points), n_toys, plan or StudyPlan()))
+
+
+def read_limits(path: str | Path) -> ToyLimits:
+    """Read limits of toys from their store, finished or not.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, holds another kind of study, or no toys yet.
+    """
+    header, columns = read_study(path)
+    if header.kind != KIND:
+        raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{KIND}'")
+    return _gathered(header, columns)
+
+
+def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyLimits:
+    if not columns:
+        raise DataError("the study has no toys yet; run it first")
+    s = header.settings
+    points = np.asarray(s["points"], dtype=float)
+    return ToyLimits(s["poi"], s["cl"], s["kind"], points, columns, header.model_hash, header.seed)
+
+
+def sensitivity_band(
+    limits: ToyLimits, end: str = "upper", point: int = 0, sigmas: tuple[float, ...] = BANDS
+) -> SensitivityBand:
+    """Return quantiles of the limits of one point.
+
+    Raises
+    ------
+    ConfigError
+        If the end is none.
+    """
+    values = limits.ends(end, point)
+    # A lower limit that does not exist is -inf: the order of quantiles stays that of the numbers.
+    found = [quantile(values, float(stats.norm.cdf(s))) for s in sigmas]
+    failed = limits.count(end, CrossingStatus.FAILED, point)
+    return SensitivityBand(
+        parameter=limits.poi,
+        confidence_level=limits.cl,
+        kind=limits.kind,
+        end=end,
+        sigmas=sigmas,
+        values=tuple(number(q.value) for q in found),
+        low=tuple(number(q.low) for q in found),
+        high=tuple(number(q.high) for q in found),
+        n_toys=len(values),
+        n_without=int(np.isinf(values).sum()) - failed,
+        n_failed=failed,
+        seed=limits.seed,
+        model_hash=limits.model_hash,
+    )
