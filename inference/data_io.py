@@ -65,6 +65,10 @@ def _table(item: h5py.Group | h5py.Dataset, where: str) -> np.ndarray:
     return _structured({n: np.atleast_1d(np.asarray(v)) for n, v in item.attrs.items()}, where)
 
 
+def _no_such_set(path: Path, index: int | None) -> DataError:
+    return DataError(f"data file '{path}' holds one data set; number {index} does not exist")
+
+
 def _read_hdf5(path: Path, index: int | None) -> Tables:
     try:
         file = h5py.File(path, "r")
@@ -73,7 +77,7 @@ def _read_hdf5(path: Path, index: int | None) -> Tables:
     with file:
         if "dataset_names" not in file.attrs:
             if index not in (None, 0):
-                raise DataError(f"data file '{path}' holds one data set; number {index} does not exist")
+                raise _no_such_set(path, index)
             return {str(name): _table(item, f"'{path}', {name}") for name, item in file.items()}
         names, count = json.loads(file.attrs["dataset_names"]), int(json.loads(str(file.attrs["n_datasets"])))
         if index is None and count != 1:
@@ -159,13 +163,15 @@ def read_tables(path: str | Path, index: int | None = None, names: Sequence[str]
         If the file is missing, malformed or a pickle.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_directory(path, names)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"data file '{path}' does not exist")
     suffix = path.suffix.lower()
-    if suffix in HDF5_SUFFIXES:
+    if path.is_file() and suffix in HDF5_SUFFIXES:
         return _read_hdf5(path, index)
+    if index not in (None, 0):
+        raise _no_such_set(path, index)
+    if path.is_dir():
+        return _read_directory(path, names)
     if suffix in (".npy", ".npz"):
         return _read_numpy(path, names)
     if suffix == ".csv":
