@@ -170,7 +170,7 @@ def test_table_agrees_with_the_verb(name):
     [
         (["--help"], ["torch", "numpy", "surrogate", "matplotlib", "h5py"]),
         (["limit", "--help"], ["lightning", "pytorch_lightning", "training"]),
-        (["fit", "--help"], ["lightning", "pytorch_lightning", "training"]),
+        (["draw", "--help"], ["lightning", "pytorch_lightning", "inference"]),
     ],
     ids=lambda value: value[0],
 )

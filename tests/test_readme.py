@@ -62,6 +62,13 @@ def test_files_exist(page):
     assert not broken
 
 
+def test_the_index_leads_to_every_page():
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    assert {f"docs/{target}" for target in LINK.findall(index)} >= {p for p in PAGES if p.startswith("docs/")} - {
+        "docs/index.md"
+    }
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")])
 def test_python_blocks_run(page, monkeypatch):
     monkeypatch.chdir(ROOT)
