@@ -30,24 +30,20 @@ class Stencil:
     cell
         int64 (*,): number of the cell.
     weights
-        (*, M, 2^K): row 0 gives g, rows 1..K the gradient, the others the mixed second derivatives in the order of
-        itertools.combinations(range(K), 2); pure second derivatives vanish.
-    dim
-        K.
+        (*, M, 2^K): row 0 gives g, rows 1..K the gradient, then the mixed second derivatives in the order of
+        itertools.combinations(range(K), 2), and a row of zeros last.
+    hessian_rows
+        (K, K): which row gives each second derivative; on the diagonal the one of zeros.
     """
 
     cell: Tensor
     weights: Tensor
-    dim: int
+    hessian_rows: Tensor
 
     def derivatives(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Split (*, M) into value (*,), gradient (*, K) and Hessian (*, K, K)."""
-        k = self.dim
-        hessian = rows.new_zeros(*rows.shape[:-1], k, k)
-        for m, (i, j) in enumerate(itertools.combinations(range(k), 2), start=1 + k):
-            hessian[..., i, j] = rows[..., m]
-            hessian[..., j, i] = rows[..., m]
-        return rows[..., 0], rows[..., 1 : 1 + k], hessian
+        k = len(self.hessian_rows)
+        return rows[..., 0], rows[..., 1 : 1 + k], rows[..., self.hessian_rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +105,36 @@ class AnchorGrid:
             corners = (corners[:, None] + stride * torch.arange(2)).reshape(-1)
         return table[cells[:, None] + corners]
 
-    def stencil(self, theta: Tensor, centre: Tensor | None = None, derivatives: bool = True) -> Stencil:
-        """Locate theta (*, K) on the grid.
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Anchors and widths of cells (K, A), padded with infinity; last cell and stride (K,) of each axis."""
+        longest = max((len(a) for a in self.axes), default=2)
+        anchors = torch.full((self.dim, longest), math.inf, dtype=torch.float64)
+        widths = torch.full((self.dim, longest), math.inf, dtype=torch.float64)
+        for k, axis in enumerate(self.axes):
+            anchors[k, : len(axis)] = axis
+            widths[k, : len(axis) - 1] = axis.diff()
+        cells = [len(axis) - 1 for axis in self.axes]
+        strides = [math.prod(cells[k + 1 :]) for k in range(self.dim)]
+        last = torch.tensor(cells, dtype=torch.int64) - 1
+        return anchors, widths, last, torch.tensor(strides, dtype=torch.int64)
+
+    @cached_property
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Which products of values and slopes are the rows of a stencil (M,), and which rows the Hessian (K, K).
+
+        The products are numbered by K bits, the first parameter's the highest; a set bit takes the slope.
+        """
+        bit = [1 << (self.dim - 1 - k) for k in range(self.dim)]
+        pairs = list(itertools.combinations(range(self.dim), 2))
+        zero = 1 + self.dim + len(pairs)
+        hessian = torch.full((self.dim, self.dim), zero, dtype=torch.int64)
+        for m, (i, j) in enumerate(pairs, start=1 + self.dim):
+            hessian[i, j] = hessian[j, i] = m
+        return torch.tensor([0, *bit, *(bit[i] | bit[j] for i, j in pairs), 1 << self.dim]), hessian
+
+    def stencil(self, theta: Tensor, centre: Tensor | None = None) -> Stencil:
+        """Locate theta on the grid.
 
         Parameters
         ----------
@@ -118,29 +142,19 @@ class AnchorGrid:
             (*, K), inside the range of the anchors.
         centre
             (*, K); the cell that contains it is used instead of the one that contains theta.
-        derivatives
-            Whether rows for the gradient and the Hessian are wanted (M = 1 + K + K(K-1)/2, else M = 1).
         """
+        anchors, widths, last, strides = (t.to(theta.device) for t in self._tables)
         where = theta if centre is None else centre
-        cell = torch.zeros(where.shape[:-1], dtype=torch.int64, device=theta.device)
-        values, slopes = [], []
-        for k, axis in enumerate(self.axes):
-            grid = axis.to(theta.device)
-            lower = (torch.bucketize(where[..., k].contiguous(), grid, right=True) - 1).clamp(0, len(grid) - 2)
-            cell = cell * (len(grid) - 1) + lower
-            width = grid[lower + 1] - grid[lower]
-            u = (theta[..., k] - grid[lower]) / width
-            values.append(torch.stack([1 - u, u], dim=-1))
-            slopes.append(torch.stack([-1 / width, 1 / width], dim=-1).expand(values[-1].shape))
-        orders: list[tuple[int, ...]] = [()]
-        if derivatives:
-            orders += [(i,) for i in range(self.dim)] + list(itertools.combinations(range(self.dim), 2))
-        rows = [self._product(theta, [slopes[k] if k in o else values[k] for k in range(self.dim)]) for o in orders]
-        return Stencil(cell, torch.stack(rows, dim=-2), self.dim)
-
-    def _product(self, theta: Tensor, factors: Sequence[Tensor]) -> Tensor:
-        """Return the outer product (*, 2^K) of K factors (*, 2)."""
-        out = torch.ones((*theta.shape[:-1], 1), dtype=torch.float64, device=theta.device)
-        for factor in factors:
-            out = (out.unsqueeze(-1) * factor.unsqueeze(-2)).flatten(-2)
-        return out
+        lower = ((where.unsqueeze(-1) >= anchors).sum(dim=-1) - 1).clamp_min(0).minimum(last)
+        picked = lower.unsqueeze(-1)
+        width = widths.expand(*lower.shape, -1).gather(-1, picked)
+        u = (theta.unsqueeze(-1) - anchors.expand(*lower.shape, -1).gather(-1, picked)) / width
+        slope = width.reciprocal()
+        pairs = torch.cat([1 - u, u, -slope, slope], dim=-1).unflatten(-1, (2, 2))
+        product = torch.ones((*theta.shape[:-1], 1, 1), dtype=torch.float64, device=theta.device)
+        for k in range(self.dim):
+            product = product[..., :, None, :, None] * pairs[..., k, None, :, None, :]
+            product = product.flatten(-4, -3).flatten(-2, -1)
+        rows, hessian = (t.to(theta.device) for t in self._rows)
+        weights = torch.nn.functional.pad(product, (0, 0, 0, 1))[..., rows, :]
+        return Stencil((lower * strides).sum(dim=-1), weights, hessian)

@@ -205,10 +205,15 @@ class TemplateSource:
         """Return the bin of each event of x (*, D): int64 (*,), -1 outside the region of interest."""
         return self.binning.index(x)
 
-    def _stencil(self, theta: Tensor, centre: Tensor | None, derivatives: bool) -> Stencil:
-        self.nuisances.check(theta)
-        where = None if centre is None else torch.broadcast_to(centre, theta.shape)
-        return self.grid.stencil(theta.to(torch.float64), where, derivatives)
+    @cached_property
+    def _range(self) -> tuple[Tensor, Tensor]:
+        return self.nuisances.bounds(torch.zeros((), dtype=torch.float64))
+
+    def _stencil(self, theta: Tensor, centre: Tensor | None = None) -> Stencil:
+        low, high = (bound.to(theta.device) for bound in self._range)
+        if theta.shape[-1] != self.grid.dim or not bool(((theta >= low) & (theta <= high)).all()):
+            self.nuisances.check(theta)
+        return self.grid.stencil(theta.to(torch.float64), centre)
 
     def _density_rows(self, index: Tensor, stencil: Stencil) -> Tensor:
         """Contract corner densities with the stencil: (*, M)."""
@@ -221,11 +226,11 @@ class TemplateSource:
 
     def density_at(self, index: Tensor, theta: Tensor) -> Tensor:
         """Return f (*,) in the bins ``index`` (*,) of :meth:`bin_index`, at theta (*, K)."""
-        return self._density_rows(index, self._stencil(theta, None, derivatives=False))[..., 0]
+        return self._density_rows(index, self._stencil(theta))[..., 0]
 
     def density_jet_at(self, index: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet of f in the bins ``index`` (*,); :meth:`density_jet` without the search for the bins."""
-        stencil = self._stencil(theta, centre, derivatives=True)
+        stencil = self._stencil(theta, centre)
         value, gradient, hessian = stencil.derivatives(self._density_rows(index, stencil))
         return Jet(torch.zeros_like(value), value, gradient, hessian)
 
@@ -244,7 +249,7 @@ class TemplateSource:
 
     def rate_jet(self, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet of mu(theta), theta (*, K), in the cell that contains ``centre``."""
-        stencil = self._stencil(theta, centre, derivatives=True)
+        stencil = self._stencil(theta, centre)
         rows = (self._rate_table.to(theta.device)[stencil.cell].unsqueeze(-2) * stencil.weights).sum(dim=-1)
         value, gradient, hessian = stencil.derivatives(rows)
         return Jet(torch.zeros_like(value), value, gradient, hessian)
@@ -260,7 +265,7 @@ class TemplateSource:
         return self._interpolate(self.grid.gather_corners(self.rate_std.to(torch.float64).reshape(-1)), theta)
 
     def _interpolate(self, table: Tensor, theta: Tensor) -> Tensor:
-        stencil = self._stencil(theta, None, derivatives=False)
+        stencil = self._stencil(theta)
         return (table.to(theta.device)[stencil.cell] * stencil.weights[..., 0, :]).sum(dim=-1)
 
     def sample(self, n: int, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -179,6 +179,18 @@ def test_outside_the_region_the_density_vanishes() -> None:
 def test_theta_outside_the_anchors_is_refused() -> None:
     with pytest.raises(RangeError, match=r"t_ly = 3\.5"):
         random_source().expected_events(edges(3.5, 0))
+    with pytest.raises(RangeError, match="last dimension is 3, must be 2"):
+        random_source().expected_events(edges(0, 0, 0))
+    with pytest.raises(RangeError, match="t_qy = nan"):
+        random_source().log_prob(GRID.centres, edges(0, math.nan))
+
+
+def test_second_derivatives_with_three_nuisances() -> None:
+    anchors = {"a": (0.0, 1.0), "b": (-1.0, 0.5, 2.0), "c": (3.0, 4.0, 6.0)}
+    source, theta = random_source(anchors=anchors), edges(0.3, 1.1, 3.2)
+    leaf = theta.clone().requires_grad_(True)
+    expected = torch.autograd.functional.hessian(source.expected_events, leaf)
+    torch.testing.assert_close(source.rate_jet(theta).hessian, expected)
 
 
 def test_a_source_without_nuisances() -> None:
