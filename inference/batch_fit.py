@@ -110,13 +110,13 @@ class FitBatch:
 
 
 def typical_sizes(parameters: ParameterSet) -> Tensor:
-    """Return a size (P,) for each parameter: its constraint's width, else its value, else a tenth of its range."""
+    """Return a size (P,) for each parameter: the smaller of constraint width and value, else part of its range."""
     widths = parameters.constraint_widths().tolist()
     sizes = []
     for p, width in zip(parameters.parameters, widths, strict=True):
         span = p.high - p.low
-        value = max(abs(p.nominal), abs(p.start))
-        sizes.append(width if math.isfinite(width) else value or (0.1 * span if math.isfinite(span) else 1.0))
+        known = [v for v in (width, abs(p.nominal), abs(p.start)) if 0 < v < math.inf]
+        sizes.append(min(known) if known else 0.1 * span if math.isfinite(span) else 1.0)
     return torch.tensor(sizes, dtype=torch.float64)
 
 

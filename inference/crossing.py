@@ -23,6 +23,8 @@ from inference.tangent import Tangent, profile_tangent
 
 #: The search ends when the next move is below this fraction of the distance to the best fit; it is made without a fit.
 MOVE = 3e-5
+#: And when t is this close to the critical value, as a fraction of it.
+CLOSE = 1e-3
 #: Largest outward step, in distances from the best fit.
 EXPANSION = 3.0
 #: A conditional fit whose t lies below this has found a better maximum than the free fit.
@@ -181,7 +183,7 @@ class CrossingFinder:
         stopped = (mu == s.bound) & ~beyond
         self._update(s, mu, excess, beyond, fits)
         move = s.root()
-        near = torch.isfinite(excess) & (move.abs() <= MOVE * (mu - s.mu_hat).abs()) & (s.mu == mu)
+        near = (excess.abs() <= CLOSE * c.abs()) & (move.abs() <= MOVE * (mu - s.mu_hat).abs())
         inside = (s.sign * (mu + move - s.inner) >= 0) & (s.sign * (mu + move - s.outer) <= 0)
         found = (near & inside) | (excess == 0) | ((s.outer - s.inner).abs() <= 1e-13 * mu.abs())
         ends = found & ~better

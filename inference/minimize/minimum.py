@@ -40,7 +40,11 @@ class Minimum:
 
 @dataclass
 class MovingRows:
-    """Rows that still move; ``pinned`` coordinates stay on a kink, ``verified`` ones were looked at from both sides."""
+    """Rows that still move.
+
+    ``pinned`` coordinates stay on a kink, ``verified`` ones were seen from both sides; ``radius`` is half the width
+    of the trust box; ``bent`` rows make their next step by factors, ``stretch`` is its length in Newton steps.
+    """
 
     rows: Tensor
     x: Tensor
@@ -54,6 +58,8 @@ class MovingRows:
     pinned: Tensor
     verified: Tensor
     radius: Tensor
+    bent: Tensor
+    stretch: Tensor
 
 
 class EndedRows:

@@ -33,7 +33,7 @@ ACCEPT = 1e-4
 NON_CONVEX_RADIUS = 2.0
 #: Trust box below which a row has stalled.
 SMALLEST_RADIUS = 1e-12
-#: Longest natural unit of a coordinate, in its typical sizes.
+#: Longest natural unit of a coordinate, in its typical sizes, and longest step, in Newton steps.
 LONGEST = 1e6
 
 
@@ -121,16 +121,20 @@ class _Newton:
         curvature = s.hessian.diagonal(dim1=-2, dim2=-1).abs()
         unit = torch.where(curvature * (LONGEST * s.scale).square() > 1, curvature.rsqrt(), s.scale)
         low, high = (floor - s.x) / unit, (ceiling - s.x) / unit
-        matrix, convex = convexify(s.hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2), low < high)
-        radius = torch.where(convex, s.radius, s.radius.clamp(max=NON_CONVEX_RADIUS)).unsqueeze(-1)
+        pressed = ((low >= 0) & (s.gradient > 0)) | ((high <= 0) & (s.gradient < 0))
+        scaled = s.hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+        matrix, movable, convex = convexify(scaled, low < high, (low < high) & ~pressed)
+        low, high = torch.where(movable, low, 0.0), torch.where(movable, high, 0.0)
+        radius = torch.where(convex, s.stretch * s.radius, s.radius.clamp(max=NON_CONVEX_RADIUS)).unsqueeze(-1)
+        matrix = matrix / s.stretch[:, None, None]
         model = minimise_in_box(s.gradient * unit, matrix, torch.maximum(low, -radius), torch.minimum(high, radius))
 
-        hit_low, hit_high = (model.step <= low) & (low < high), (model.step >= high) & (low < high)
-        x = torch.minimum(torch.maximum(s.x + model.step * unit, floor), ceiling)
-        x = torch.where(hit_low, floor, torch.where(hit_high, ceiling, x))
+        x = torch.where(model.step <= low, floor, torch.where(model.step >= high, ceiling, s.x + model.step * unit))
+        x = torch.where(s.bent.unsqueeze(-1), self.bend(s, model.step * unit), x)
+        x = torch.where(movable, torch.minimum(torch.maximum(x, floor), ceiling), s.x)
         length = model.step.abs().amax(dim=-1)
         limited = (model.step.abs() >= radius).any(dim=-1)
-        crossed = (hit_high & (edge_high < s.high)).long() - (hit_low & (edge_low > s.low)).long()
+        crossed = ((x >= edge_high) & (edge_high < s.high)).long() - ((x <= edge_low) & (edge_low > s.low)).long()
         crossed = torch.where(x != s.x, crossed, 0)
 
         still = (model.reduction <= self.tolerance(s.value)) & ~limited
@@ -141,6 +145,16 @@ class _Newton:
         crossed = torch.where(looking.unsqueeze(-1), look, crossed)
         x = torch.where(looking.unsqueeze(-1), s.x, x)
         return _Proposal(x, s.cell + crossed, crossed, looking, model.reduction, length, limited), still & ~looking
+
+    def bend(self, s: MovingRows, step: Tensor) -> Tensor:
+        """Return where the rows come to when positive coordinates move by factors, x exp(d / x).
+
+        To first order this is the step. Where two coordinates act only through their product, as a rate and an
+        efficiency may, it follows the curved valley that a straight step leaves.
+        """
+        positive = (s.low >= 0) & (s.x > 0)
+        factor = (step / torch.where(positive, s.x, 1.0)).clamp(-1.0, 1.0).exp()
+        return torch.where(positive, s.x * factor, s.x + step)
 
     def tolerance(self, value: Tensor) -> Tensor:
         """Return the decrease (A,) that is not worth a step: the tolerance, or the rounding of f where it is larger."""
@@ -154,6 +168,8 @@ class _Newton:
         lower = (decrease >= ACCEPT * p.reduction) | ((p.reduction < 100 * noise) & (decrease >= -noise))
         taken = finite & (p.look | lower)
         self._resize(s, p, decrease / p.reduction.clamp_min(1e-300), finite, taken)
+        s.bent = ~taken & ~s.bent & ~p.look
+        self._stretch(s, p, gradient, taken)
 
         column, block = taken.unsqueeze(-1), taken[:, None, None]
         back = self.leaving(p.x, gradient, p.cell, s.low, s.high) != 0
@@ -166,10 +182,26 @@ class _Newton:
         s.gradient = torch.where(column, gradient, s.gradient)
         s.hessian = torch.where(block, hessian, s.hessian)
 
+    def _stretch(self, s: MovingRows, p: _Proposal, gradient: Tensor, taken: Tensor) -> None:
+        """Lengthen the steps of rows that climb out of a logarithm.
+
+        On -ln x a Newton step only doubles x, and from 1e-100 a row would crawl. There the slope falls to 1/(1 + m) of
+        itself in a step of m Newton lengths; where the function does that, the next step is made longer.
+        """
+        moved = p.x - s.x
+        before, after = (s.gradient * moved).sum(dim=-1), (gradient * moved).sum(dim=-1)
+        crawls = taken & ~p.look & (after * (1 + s.stretch) < 0.7 * before)
+        longer = torch.where(s.stretch < 4, 2 * s.stretch, 8 * s.stretch).clamp(max=LONGEST)
+        s.stretch = torch.where(p.look, s.stretch, torch.where(crawls, longer, 1.0))
+
     def _resize(self, s: MovingRows, p: _Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
-        """Shrink the trust box where the model failed, widen it where it was good and in the way."""
+        """Shrink the trust box where the model failed, widen it where it was good and in the way.
+
+        A straight step that fails is first tried bent, in the same box.
+        """
         shrunk = p.length * torch.where(finite, torch.where(taken, 0.5, 0.25), 0.1)
-        radius = torch.where(~taken | (ratio < 0.25), shrunk, s.radius)
+        failed = (~taken & s.bent) | (taken & (ratio < 0.25))
+        radius = torch.where(failed, shrunk, s.radius)
         radius = torch.where(taken & (ratio > 0.75) & p.limited, torch.maximum(s.radius, 3 * p.length), radius)
         tiny = p.reduction <= 100 * EPSILON * (1 + s.value.abs())
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
@@ -213,9 +245,11 @@ def minimise(
     cell = cells.locate(x, upper)
     rows = torch.arange(len(x), device=x.device)
     value, gradient, hessian, finite = newton.evaluate(x, rows, cell)
-    no, radius = torch.zeros_like(cell, dtype=torch.bool), torch.full_like(value, options.radius)
+    no = torch.zeros_like(cell, dtype=torch.bool)
+    radius, straight = torch.full_like(value, options.radius), torch.zeros_like(rows, dtype=torch.bool)
+    sizes, stretch = scale.expand_as(x), torch.ones_like(value)
     state = MovingRows(
-        rows, x, value, gradient, hessian, lower, upper, scale.expand_as(x), cell, no, no.clone(), radius
+        rows, x, value, gradient, hessian, lower, upper, sizes, cell, no, no.clone(), radius, straight, stretch
     )
     result = EndedRows(state)
     result.finish(state, ~finite, FitStatus.NON_FINITE, 1)

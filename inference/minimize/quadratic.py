@@ -36,36 +36,51 @@ class BoxStep:
     reduction: Tensor
 
 
-def convexify(matrix: Tensor, movable: Tensor) -> tuple[Tensor, Tensor]:
+def _cut(matrix: Tensor, keep: Tensor, eye: Tensor) -> tuple[Tensor, Tensor]:
+    """Return matrices with the identity on the coordinates that are not kept, and where they are positive definite."""
+    cut = torch.where(keep[:, :, None] & keep[:, None, :], matrix, eye)
+    # A coordinate on which f does not depend is no reason for an eigenvalue decomposition.
+    flat = cut.abs().amax(dim=-1) <= FLOOR
+    cut = torch.where(flat.unsqueeze(-1), FLAT * eye, cut)
+    factor, info = torch.linalg.cholesky_ex(cut)
+    return cut, (info == 0) & (factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) > FLOOR)
+
+
+def convexify(matrix: Tensor, movable: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Make matrices positive definite on the coordinates that may move.
+
+    Where a matrix is not, coordinates pressed against their bounds are held in this step: a product of two rates is
+    indefinite in both, yet convex in the other once one of them is held at zero. What is still not convex gets the
+    absolute values of its eigenvalues.
 
     Parameters
     ----------
     matrix
         (B, n, n), symmetric and finite, of about unit diagonal.
-    movable
-        (B, n); the other coordinates are cut out.
+    movable, free
+        (B, n): coordinates that may move; those of them that are not pressed against a bound.
 
     Returns
     -------
     tuple of Tensor
-        The matrix with the identity on coordinates that are held, eigenvalues replaced by max(|eigenvalue|, FLOOR) in
-        rows where it is not safely positive definite, and which rows needed no change: bool (B,).
+        The matrices with the identity on coordinates that are held; which coordinates may move (B, n); and which rows
+        needed no eigenvalues changed: bool (B,).
     """
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    masked = torch.where(movable[:, :, None] & movable[:, None, :], matrix, eye)
-    # A coordinate on which f does not depend is no reason for an eigenvalue decomposition.
-    flat = masked.abs().amax(dim=-1) <= FLOOR
-    masked = torch.where(flat.unsqueeze(-1), FLAT * eye, masked)
-    factor, info = torch.linalg.cholesky_ex(masked)
-    convex = (info == 0) & (factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1) > FLOOR)
+    result, convex = _cut(matrix, movable, eye)
     if bool(convex.all()):
-        return masked, convex
-    bent = ~convex
-    eigenvalues, vectors = torch.linalg.eigh(masked[bent])
-    lifted = eigenvalues.abs().clamp_min(FLOOR)
-    masked[bent] = (vectors * lifted.unsqueeze(-2)) @ vectors.mT
-    return masked, convex
+        return result, movable, convex
+    rows = (~convex).nonzero().flatten()
+    movable = movable.index_put((rows,), free[rows])
+    reduced, good = _cut(matrix[rows], free[rows], eye)
+    convex[rows] = good
+    bent = ~good
+    if bool(bent.any()):
+        eigenvalues, vectors = torch.linalg.eigh(reduced[bent])
+        lifted = eigenvalues.abs().clamp_min(FLOOR)
+        reduced[bent] = (vectors * lifted.unsqueeze(-2)) @ vectors.mT
+    result[rows] = reduced
+    return result, movable, convex
 
 
 def _solve_free(gradient: Tensor, matrix: Tensor, eye: Tensor, free: Tensor, held: Tensor) -> Tensor:
