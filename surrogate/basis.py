@@ -92,20 +92,9 @@ class ThetaBasis:
                 mixed = slope.clone()
                 mixed[..., j] = second[..., i] if i == j else first[..., j]
                 hessian[..., i, j] = hessian[..., j, i] = mixed.prod(dim=-1) @ coefficients
-        slope, curvature = self._standardise_derivatives(theta)
+        slope, curvature = self.nuisances.standardise_derivatives(theta)
         hessian = hessian * slope.unsqueeze(-1) * slope.unsqueeze(-2) + torch.diag_embed(gradient * curvature)
         return value.prod(dim=-1) @ coefficients, gradient * slope, hessian
-
-    def _standardise_derivatives(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return dt/dtheta and d2t/dtheta2, each (*, K)."""
-        slope, curvature = torch.zeros_like(theta), torch.zeros_like(theta)
-        for k, n in enumerate(self.nuisances.nuisances):
-            if n.scale == "log":
-                slope[..., k] = 2.0 / math.log(n.high / n.low) / theta[..., k]
-                curvature[..., k] = -slope[..., k] / theta[..., k]
-            else:
-                slope[..., k] = 2.0 / (n.high - n.low)
-        return slope, curvature
 
     def _factors(self, t: Tensor, order: int) -> list[Tensor]:
         """Return the one-dimensional functions and their first ``order`` derivatives, each (*, M, K).

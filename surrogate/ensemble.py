@@ -99,13 +99,23 @@ class EnsembleSource:
 
     def sample(self, n: int, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw n events (n, D) at theta (K,), or one per row of theta (n, K), each from a member picked at random."""
-        which = torch.randint(len(self.members), (n,), generator=generator, device=theta.device)
-        rows = theta.expand(n, self.nuisances.dim)
-        order = which.argsort(stable=True)
-        drawn = [
-            member.sample(int((which == k).sum()), rows[which == k], generator) for k, member in enumerate(self.members)
-        ]
-        return torch.cat(drawn)[order.argsort()]
+        shape, dtype = (n, *self.noise_shape), self.members[0].flow.dtype
+        return self.sample_from_noise(torch.rand(shape, generator=generator, dtype=dtype, device=theta.device), theta)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape (D + 1, 2) of the uniforms that make one event; the last row picks the member."""
+        return (self.observables.dim + 1, 2)
+
+    def sample_from_noise(self, noise: Tensor, theta: Tensor) -> Tensor:
+        """Return the events (n, D) made of uniforms (n, D + 1, 2), at theta (K,) or (n, K); row by row."""
+        theta = theta.expand(len(noise), self.nuisances.dim)
+        picked = (noise[:, -1, 0] * len(self.members)).long().clamp(max=len(self.members) - 1)
+        events = noise.new_empty(len(noise), self.observables.dim)
+        for k, member in enumerate(self.members):
+            rows = (picked == k).nonzero().squeeze(-1)
+            events[rows] = member.sample_from_noise(noise[rows, :-1], theta[rows]).to(events.dtype)
+        return events
 
     def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""

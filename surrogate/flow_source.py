@@ -16,12 +16,16 @@ from torch import Tensor
 from surrogate.acceptance import AcceptanceModel
 from surrogate.errors import ConfigError
 from surrogate.flow import ConditionalFlow
-from surrogate.jet import Jet, autograd_log_jet
+from surrogate.flow_jet import flow_log_jet, has_closed_jet
+from surrogate.jet import Jet, autograd_log_jet, jet_of_log
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 
 CHUNK = 2_048
-"""Rows evaluated at a time: what bounds the memory of a jet, and what still fits into a core's cache."""
+"""Rows whose density is evaluated at a time."""
+
+JET_CHUNK = 512
+"""The same for jets; it bounds the memory and lets the work fit into a core's cache."""
 
 
 class FlowSource:
@@ -109,7 +113,7 @@ class FlowSource:
         Exactly -inf outside the region of interest; raises RangeError for theta outside the trained ranges.
         """
         self.nuisances.check(theta)
-        rows, shape = _flatten(x, theta)
+        rows, shape = _flatten(x, theta, CHUNK)
         parts = [self.flow.log_prob(some_x, some_theta) for some_x, some_theta in rows]
         return torch.cat(parts).reshape(shape)
 
@@ -125,14 +129,20 @@ class FlowSource:
         """Draw n events (n, D) inside the region of interest at theta (K,), or one per row of theta (n, K)."""
         return self.flow.sample(n, theta, generator)
 
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """Shape of the uniforms that make one event."""
+        return self.flow.noise_shape
+
+    def sample_from_noise(self, noise: Tensor, theta: Tensor) -> Tensor:
+        """Return the events (n, D) made of uniforms (n, *noise_shape), at theta (K,) or (n, K); row by row."""
+        return self.flow.sample_from_noise(noise, theta)
+
     def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""
         self.nuisances.check(theta)
-        rows, shape = _flatten(x, theta)
-        jets = [
-            autograd_log_jet(lambda t, some_x=some_x: self.flow.log_prob(some_x, t), some_theta)  # type: ignore[misc]
-            for some_x, some_theta in rows
-        ]
+        rows, shape = _flatten(x, theta, JET_CHUNK)
+        jets = [self._rows_jet(*some) for some in rows]
         k = self.nuisances.dim
         return Jet(
             torch.cat([jet.log_scale for jet in jets]).reshape(shape),
@@ -141,14 +151,24 @@ class FlowSource:
             torch.cat([jet.hessian for jet in jets]).reshape(*shape, k, k),
         )
 
+    def _rows_jet(self, x: Tensor, theta: Tensor) -> Jet:
+        """Return the jet for x (n, D) and theta (n, K)."""
+        if not has_closed_jet(self.flow.config):
+            return autograd_log_jet(lambda t: self.flow.log_prob(x, t), theta)
+        u, log_volume, inside = self.flow.to_unit(x)
+        log_p, gradient, hessian = flow_log_jet(self.flow, u, theta.detach().to(self.flow.dtype))
+        gradient = torch.where(inside.unsqueeze(-1), gradient, 0.0)
+        hessian = torch.where(inside[:, None, None], hessian, 0.0)
+        return jet_of_log(torch.where(inside, log_p + log_volume, -torch.inf), gradient, hessian)
+
     def rate_jet(self, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of mu(theta), in closed form, for theta (*, K)."""
         jet = self.acceptance.jet(theta)
         return replace(jet, log_scale=jet.log_scale + math.log(self.generated_rate))
 
 
-def _flatten(x: Tensor, theta: Tensor) -> tuple[list[tuple[Tensor, Tensor]], torch.Size]:
+def _flatten(x: Tensor, theta: Tensor, chunk: int) -> tuple[list[tuple[Tensor, Tensor]], torch.Size]:
     """Return x and theta broadcast against each other, as chunks of rows (n, D) and (n, K), and their shape (*,)."""
     shape = torch.broadcast_shapes(x.shape[:-1], theta.shape[:-1])
-    flat = [t.expand(*shape, t.shape[-1]).reshape(shape.numel(), t.shape[-1]).split(CHUNK) for t in (x, theta)]
+    flat = [t.expand(*shape, t.shape[-1]).reshape(shape.numel(), t.shape[-1]).split(chunk) for t in (x, theta)]
     return list(zip(*flat, strict=True)), shape

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -71,10 +72,16 @@ class ElectronLifetimeGuide:
 
     def delta(self, values: Mapping[str, Tensor], theta: Tensor, nominal: float) -> Tensor:
         """Return the shift of ln x, from the observables it needs and its nuisance, all (*,)."""
+        return self._time(values) * (1.0 / nominal - 1.0 / theta)
+
+    def derivatives(self, values: Mapping[str, Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and the second derivative of the shift in its nuisance, both (*,)."""
+        first = self._time(values) / theta.square()
+        return first, -2.0 * first / theta
+
+    def _time(self, values: Mapping[str, Tensor]) -> Tensor:
         time = values[self.drift]
-        if self.velocity is not None:
-            time = (self.gate - time) / self.velocity
-        return time * (1.0 / nominal - 1.0 / theta)
+        return time if self.velocity is None else (self.gate - time) / self.velocity
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,10 @@ class PhotonGainGuide:
     def delta(self, values: Mapping[str, Tensor], theta: Tensor, nominal: float) -> Tensor:
         """Return the shift of ln x (*,)."""
         return torch.log(theta / nominal)
+
+    def derivatives(self, values: Mapping[str, Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and the second derivative of the shift in its nuisance, both (*,)."""
+        return 1.0 / theta, -1.0 / theta.square()
 
 
 Guide = ElectronLifetimeGuide | PhotonGainGuide
@@ -179,24 +190,46 @@ class GuideSet:
         columns
             Which columns, in autoregressive order.
         """
-        deltas = [self._delta(d, u, theta) for d in columns]
-        if all(delta is None for delta in deltas):
+        guides = [self._guide(d) for d in columns]
+        if all(guide is None for guide in guides):
             return None
         zero = torch.zeros_like(u[..., 0])
-        shift = torch.stack([zero if delta is None else delta for delta in deltas], dim=-1)
-        return _mover(shift, [_log_scale(self.observables.observables[d]) for d in columns])
+        deltas = [zero if guide is None else self._delta(guide, u, theta) for guide in guides]
+        return _mover(torch.stack(deltas, dim=-1), [self.scales[d] for d in columns])
 
-    def _delta(self, d: int, u: Tensor, theta: Tensor) -> Tensor | None:
-        """Return the shift (*,) of ln x of column d, None where it has no guide."""
-        guide = next((g for g in self.guides if g.observable == self.observables.names[d]), None)
-        if guide is None:
-            return None
-        values = {}
-        for name in guide.needs:
-            j = self.observables.names.index(name)
-            values[name] = self.observables.observables[j].from_unit(u[..., j])
+    def delta_jet(self, u: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the shifts delta (n, D) of ln x, their gradients (n, K, D) and Hessians (n, K, K, D) in theta."""
+        n, k, d = len(u), self.nuisances.dim, self.observables.dim
+        delta, first, second = (u.new_zeros(n, *shape, d) for shape in ((), (k,), (k, k)))
+        for column in range(d):
+            guide = self._guide(column)
+            if guide is None:
+                continue
+            i = self.nuisances.names.index(guide.nuisance)
+            delta[:, column] = self._delta(guide, u, theta)
+            first[:, i, column], second[:, i, i, column] = guide.derivatives(self._values(guide, u), theta[:, i])
+        return delta, first, second
+
+    @cached_property
+    def scales(self) -> tuple[tuple[float, float, float], ...]:
+        """For every column t(low), t(high) - t(low) and the offset of t = ln(x + offset); harmless where unguided."""
+        return tuple(
+            (0.0, 1.0, 0.0) if self._guide(d) is None else _log_scale(observable)
+            for d, observable in enumerate(self.observables.observables)
+        )
+
+    def _guide(self, d: int) -> Guide | None:
+        return next((g for g in self.guides if g.observable == self.observables.names[d]), None)
+
+    def _values(self, guide: Guide, u: Tensor) -> dict[str, Tensor]:
+        """Return the physical values (*,) of the observables that a guide needs."""
+        columns = {name: self.observables.names.index(name) for name in guide.needs}
+        return {name: self.observables.observables[j].from_unit(u[..., j]) for name, j in columns.items()}
+
+    def _delta(self, guide: Guide, u: Tensor, theta: Tensor) -> Tensor:
+        """Return the shift (*,) of ln x of the guided column."""
         k = self.nuisances.names.index(guide.nuisance)
-        return guide.delta(values, theta[..., k], self.nuisances.nuisances[k].nominal)
+        return guide.delta(self._values(guide, u), theta[..., k], self.nuisances.nuisances[k].nominal)
 
     def _check(self, guide: Guide) -> None:
         names, where = self.observables.names, f"guide '{guide.kind}' of '{guide.observable}'"
@@ -224,9 +257,7 @@ class GuideSet:
 
 
 def _log_scale(observable: Observable) -> tuple[float, float, float]:
-    """Return t(low), t(high) - t(low) and the offset of a log-scaled observable, harmless values for others."""
-    if observable.scale != "log":
-        return 0.0, 1.0, 0.0
+    """Return t(low), t(high) - t(low) and the offset of a log-scaled observable."""
     low = math.log(observable.low + observable.offset)
     return low, math.log(observable.high + observable.offset) - low, observable.offset
 

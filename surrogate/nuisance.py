@@ -128,6 +128,17 @@ class NuisanceSpace:
             columns.append((2 * t - (low + high)) / (high - low))
         return torch.stack(columns, dim=-1) if columns else theta
 
+    def standardise_derivatives(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first and second derivatives (*, K) of :meth:`standardise`, each of its own parameter."""
+        slope, curvature = torch.zeros_like(theta), torch.zeros_like(theta)
+        for k, n in enumerate(self.nuisances):
+            if n.scale == "log":
+                slope[..., k] = 2.0 / math.log(n.high / n.low) / theta[..., k]
+                curvature[..., k] = -slope[..., k] / theta[..., k]
+            else:
+                slope[..., k] = 2.0 / (n.high - n.low)
+        return slope, curvature
+
     def to_dict(self) -> list[dict[str, Any]]:
         """Return plain data from which :meth:`from_dict` rebuilds the space."""
         return [asdict(n) for n in self.nuisances]

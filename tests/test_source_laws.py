@@ -151,6 +151,21 @@ def test_samples_depend_on_the_generator_alone(name: str) -> None:
     assert torch.allclose(rows, first)
 
 
+@pytest.mark.parametrize("name", STORED)
+def test_an_event_made_of_noise_depends_on_its_own_noise_alone(name: str) -> None:
+    source = source_of(name)
+    assert isinstance(source, FlowSource | EnsembleSource)
+    generator = torch.Generator().manual_seed(5)
+    noise = torch.rand(30, *source.noise_shape, generator=generator, dtype=torch.float64)
+    theta = theta_points(source.nuisances, 30, seed=10)
+    events = source.sample_from_noise(noise, theta)
+    assert bool(source.observables.contains(events).all())
+    order = torch.arange(29, -1, -2)
+    assert torch.allclose(source.sample_from_noise(noise[order], theta[order]), events[order], rtol=1e-9)
+    drawn = source.sample(30, theta, torch.Generator().manual_seed(5))
+    assert torch.allclose(drawn, events, rtol=1e-12)
+
+
 @every_source
 def test_a_row_of_a_batch_equals_the_row_alone(name: str) -> None:
     source = source_of(name)
