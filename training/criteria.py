@@ -18,9 +18,10 @@ FALSE_ALARM = 1e-3
 class Thresholds:
     """Largest deviation that a surrogate may show.
 
-    A criterion is met where value <= threshold + z error: the error is the statistical error of the measurement, and z
-    the normal quantile at which a surrogate that is as good as the threshold fails once in a thousand times, also as the
-    worst of many. More fresh events make the test sharper; with few, a good surrogate does not fail by chance.
+    A criterion is met where value <= threshold + z error (in squares for a root mean square): the error is the
+    statistical error of the measurement, and z the normal quantile at which a surrogate that is as good as the
+    threshold fails once in a thousand times, also as the worst of many. More fresh events make the test sharper; with
+    few, a good surrogate does not fail by chance.
 
     Attributes
     ----------
@@ -91,6 +92,9 @@ class Criterion:
         What is allowed.
     trials
         Number of values of which this is the worst.
+    quadratic
+        True for a root mean square beyond noise: there noise adds to the square of the value, and the error is the
+        root of that of the square.
     """
 
     name: str
@@ -98,11 +102,15 @@ class Criterion:
     error: float
     threshold: float
     trials: int = 1
+    quadratic: bool = False
 
     @property
     def limit(self) -> float:
         """The largest value that passes."""
-        return self.threshold + NormalDist().inv_cdf(1 - FALSE_ALARM / self.trials) * self.error
+        z = NormalDist().inv_cdf(1 - FALSE_ALARM / self.trials)
+        if self.quadratic:
+            return math.sqrt(self.threshold**2 + z * self.error**2)
+        return self.threshold + z * self.error
 
     @property
     def passed(self) -> bool:

@@ -91,7 +91,7 @@ class EventDataModule(LightningDataModule):
         super().__init__()
         self._config = config
         self._symmetries = [
-            DriftLifetimeSymmetry(events.observables, events.nuisances, s.drift, s.lifetime)
+            DriftLifetimeSymmetry(events.observables, events.nuisances, s.drift, s.lifetime, s.drawn)
             for s in config.data.symmetries
         ]
         self.supply = supply

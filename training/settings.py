@@ -54,11 +54,35 @@ class _Block(BaseModel):
 
 
 class SymmetryConfig(_Block):
-    """An exact symmetry of the detector, see :mod:`training.symmetries`."""
+    """An exact symmetry of the detector, see :mod:`training.symmetries`.
+
+    Attributes
+    ----------
+    drift, lifetime
+        Names of the drift time and of the electron lifetime.
+    drawn
+        How the lifetimes of the events were drawn: ``uniform``, or ``log`` for uniform in the logarithm.
+    """
 
     kind: Literal["drift_lifetime"]
     drift: str = "drift_time"
     lifetime: str = "elife"
+    drawn: Literal["uniform", "log"] = "uniform"
+
+
+class ConvertConfig(_Block):
+    """Event files of another program, converted when the event file is absent.
+
+    Attributes
+    ----------
+    mapping
+        YAML file that says what their columns mean.
+    files
+        The files.
+    """
+
+    mapping: PathText
+    files: tuple[PathText, ...] = Field(min_length=1)
 
 
 class DataConfig(_Block):
@@ -67,9 +91,9 @@ class DataConfig(_Block):
     Attributes
     ----------
     events
-        Event files; with ``simulate`` exactly one, which is written if it does not exist.
-    mapping
-        YAML file that says how foreign event files are to be read.
+        Event files; with ``simulate`` or ``convert`` exactly one, which is written if it does not exist.
+    convert
+        Files of another program to convert if the event file is absent.
     simulate
         What to simulate if the event file is absent; the keys are those of a simulation's own file.
     fresh
@@ -84,7 +108,7 @@ class DataConfig(_Block):
     """
 
     events: tuple[PathText, ...] = Field(min_length=1)
-    mapping: PathText | None = None
+    convert: ConvertConfig | None = None
     simulate: SimulationFile | None = None
     fresh: bool = False
     symmetries: tuple[SymmetryConfig, ...] = ()
@@ -92,13 +116,13 @@ class DataConfig(_Block):
     memory_mb: float = Field(default=2000.0, gt=0)
 
     @model_validator(mode="after")
-    def _one_file_to_simulate(self) -> DataConfig:
-        if self.simulate is not None and len(self.events) != 1:
-            raise ValueError(f"with a simulate block, events must name exactly one file, not {len(self.events)}")
+    def _one_file_to_make(self) -> DataConfig:
+        if self.simulate is not None and self.convert is not None:
+            raise ValueError("give either a simulate or a convert block")
+        if (self.simulate or self.convert) is not None and len(self.events) != 1:
+            raise ValueError(f"to simulate or convert, events must name exactly one file, not {len(self.events)}")
         if self.fresh and self.simulate is None:
             raise ValueError("fresh events need a simulate block")
-        if self.simulate is not None and self.mapping is not None:
-            raise ValueError("simulated events need no mapping; remove the mapping or the simulate block")
         return self
 
 
@@ -189,11 +213,13 @@ class AcceptanceConfig(_Block):
     ----------
     degree
         Total degree of the logistic polynomial, or ``auto`` to choose it by cross-validation up to ``max_degree``.
+    kinks
+        Parameters with a smoothed kink at their nominal value, as yield bands with unequal half-widths have.
     """
 
     degree: int | Literal["auto"] = "auto"
     max_degree: int = Field(default=6, ge=0, le=10)
-    folds: int = Field(default=5, ge=2)
+    kinks: tuple[str, ...] = ()
 
 
 class TrainConfig(_Block):

@@ -17,6 +17,9 @@ from training.simulation_plan import SimulationPlan, simulate_batch
 
 CHUNK = 65_536
 HELD_OUT_LIMIT = 200_000
+COUNTED_GROUPS = 16
+"""Simulated groups whose counts enter the fit of mu(theta), which is slow for more than some 10^5 thetas."""
+
 GROUP_BATCHES = 16
 """Simulated batches that are shuffled together: some 10^6 generated events at 4096 thetas."""
 
@@ -151,7 +154,7 @@ class SimulatedSupply:
     """Events simulated while they are needed, new ones in each pass; a file of the same source is held out.
 
     The network never sees an event twice, so that it cannot learn their noise. Group g of pass p is a function of the
-    seed alone. The counts of all simulated blocks are kept for the fit of mu(theta).
+    seed alone. The counts of the first groups are kept for the fit of mu(theta).
 
     Parameters
     ----------
@@ -185,15 +188,10 @@ class SimulatedSupply:
     def load(self, number: int, group: int) -> UnitEvents:
         """Simulate the events of one group of pass ``number``."""
         first = (number * self.groups + group) * self._length
-        segments = [simulate_batch(self._plan, k) for k in range(first, first + self._length)]
-        parts, counts = [], []
-        for s in segments:
-            theta = torch.from_numpy(s.blocks.theta)
-            parts.append(unit_events(self._plan.space, torch.from_numpy(s.x), theta[torch.from_numpy(s.block).long()]))
-            generated = s.blocks.n_generated if s.blocks.n_generated is not None else 0 * s.blocks.n_accepted
-            counts.append(BlockCounts(theta, torch.from_numpy(generated), torch.from_numpy(s.blocks.n_accepted)))
-        self._counts[first] = BlockCounts.join(counts)
-        return UnitEvents.join(parts)
+        batches = [unit_batch(self._plan, k) for k in range(first, first + self._length)]
+        if first < COUNTED_GROUPS * self._length:
+            self._counts[first] = BlockCounts.join([blocks for _, blocks in batches])
+        return UnitEvents.join([events for events, _ in batches])
 
     def held_out_events(self) -> UnitEvents:
         """Return the events of the file, evenly thinned."""
@@ -210,8 +208,19 @@ class SimulatedSupply:
         self._counts = {int(first): BlockCounts(*counts) for first, counts in state.items()}
 
     def counts(self) -> BlockCounts:
-        """Return the counts of the file and of all groups so far."""
+        """Return the counts of the file and of the first groups."""
         return BlockCounts.join([self._events.blocks(), *(self._counts[first] for first in sorted(self._counts))])
+
+
+def unit_batch(plan: SimulationPlan, index: int) -> tuple[UnitEvents, BlockCounts]:
+    """Simulate one batch of a plan and return its events in the unit cube and its counts."""
+    segment = simulate_batch(plan, index)
+    theta = torch.from_numpy(segment.blocks.theta)
+    events = unit_events(plan.space, torch.from_numpy(segment.x), theta[torch.from_numpy(segment.block).long()])
+    generated, accepted = segment.blocks.n_generated, torch.from_numpy(segment.blocks.n_accepted)
+    if generated is None:
+        raise DataError(f"simulation of '{plan.source.name}': a batch does not tell how many events were generated")
+    return events, BlockCounts(theta, torch.from_numpy(generated), accepted)
 
 
 def thinned(events: UnitEvents) -> UnitEvents:

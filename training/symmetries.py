@@ -17,6 +17,7 @@ that sees each event at a fresh lambda in each pass does not have to learn the s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -36,6 +37,8 @@ class DriftLifetimeSymmetry:
         Spaces of the events.
     drift, lifetime
         Names of the drift time, on a linear scale, and of the lifetime.
+    drawn
+        How the lifetimes were drawn: ``uniform``, or ``log`` for uniform in the logarithm.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class DriftLifetimeSymmetry:
     nuisances: NuisanceSpace
     drift: str = "drift_time"
     lifetime: str = "elife"
+    drawn: Literal["uniform", "log"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.drift not in self.observables.names:
@@ -77,7 +81,7 @@ class DriftLifetimeSymmetry:
         first = torch.maximum(range_.low / elife, low / time)
         last = torch.minimum(range_.high / elife, high / time)
         v = torch.rand(events.size, generator=generator, dtype=torch.float64)
-        power = 1.0 if range_.scale == "log" else 2.0
+        power = 1.0 if self.drawn == "log" else 2.0
         factor = (first**power + v * (last**power - first**power)) ** (1 / power)
         factor = torch.where(time > 0, factor, torch.ones_like(factor))
         u, theta = events.u.clone(), events.theta.clone()

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from surrogate.nuisance import NuisanceSpace
 from training.event_set import BlockCounts, EventSet, UnitEvents
+from training.simulation_plan import SimulationPlan
+from training.supply import unit_batch
 
 CHUNK = 65_536
 
@@ -29,6 +31,19 @@ class FreshSample:
     blocks: BlockCounts
 
     @classmethod
+    def simulate(cls, plan: SimulationPlan, n_events: int) -> FreshSample:
+        """Simulate batches until there are ``n_events`` events, or the plan ends."""
+        parts, counts, total = [], [], 0
+        for k in range(plan.n_batches):
+            events, blocks = unit_batch(plan, k)
+            parts.append(events)
+            counts.append(blocks)
+            total += events.size
+            if total >= n_events:
+                break
+        return cls(UnitEvents.join(parts), BlockCounts.join(counts))
+
+    @classmethod
     def read(cls, events: EventSet, limit: int) -> FreshSample:
         """Read whole files, thinned evenly in chunks to about ``limit`` events; the counts are kept whole."""
         step = max(-(-events.n_events // limit), 1)
@@ -40,8 +55,8 @@ class FreshSample:
 def theta_cells(nuisances: NuisanceSpace, theta: Tensor, count: int) -> Tensor:
     """Return a cell number (n,) in [0, m) for each theta (n, K), m <= ``count``.
 
-    Where there are at most ``count`` distinct thetas, each is a cell. Otherwise the box is cut at medians, always of the
-    fullest cell and across its longest standardised side, until there are ``count`` cells.
+    Where there are at most ``count`` distinct thetas, each is a cell. Otherwise the box is cut at medians, always of
+    the fullest cell and across its longest standardised side, until there are ``count`` cells.
     """
     if nuisances.dim == 0:
         return torch.zeros(len(theta), dtype=torch.int64)

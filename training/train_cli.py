@@ -1,0 +1,75 @@
+"""The verb ``train``: apart from the others, since Lightning takes seconds to import."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from surrogate.atomic import write_json
+from surrogate.errors import ConfigError
+from training.config import load_config
+from training.train import TrainRecord
+from training.train import train as run_training
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="Training configuration (YAML).", show_default=False)],
+    events: Annotated[list[Path] | None, typer.Option(help="Event file to use instead of the configured one.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Directory of the surrogate, instead of the configured.")
+    ] = None,
+    runs: Annotated[Path | None, typer.Option(help="Directory of logs and resumable states.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: optimiser.passes=5.")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Start afresh instead of continuing.")] = False,
+    record: Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")] = None,
+) -> int:
+    """Train the surrogate of one source from an event file.
+
+    Run again after an interruption, the same command continues where it stopped.
+    """
+    overrides = dict(_key_and_value(text) for text in change or [])
+    if events:
+        overrides["data.events"] = json.dumps([str(path) for path in events])
+    if checkpoint is not None:
+        overrides["checkpoint"] = json.dumps(str(checkpoint))
+    if runs is not None:
+        overrides["runs"] = json.dumps(str(runs))
+    result = run_training(load_config(config, overrides), config.parent, restart)
+    if record is not None and str(record) == "-":
+        sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")
+        return 0
+    if record is not None:
+        write_json(record, result.to_dict())
+    _print(result)
+    return 0
+
+
+def _key_and_value(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise ConfigError(f"--set {text}: must be KEY=VALUE, such as optimiser.passes=5")
+    return key.strip(), value
+
+
+def _print(record: TrainRecord) -> None:
+    table = Table(title=record.name, show_header=False)
+    table.add_row("checkpoint", record.checkpoint)
+    table.add_row("ended", f"{record.stopped} after {record.steps} steps ({record.passes:.1f} passes)")
+    table.add_row("best step", str(record.best_step))
+    table.add_row("NLL, training", f"{record.train_nll:.5f}")
+    table.add_row("NLL, held out", f"{record.held_out_nll:.5f} +- {record.held_out_error:.5f}")
+    table.add_row(
+        "acceptance",
+        f"degree {record.acceptance_degree}, chi2 {record.acceptance_chi2:.1f} for {record.acceptance_n_dof} degrees "
+        f"of freedom, {record.n_events:,} accepted events",
+    )
+    table.add_row("CPU time", f"{record.cpu_seconds:.0f} s")
+    Console().print(table)
