@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +21,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _beside(path: Path) -> Path:
+    """Return a new name in the folder of ``path``; what is made under it has the permissions the user's umask allows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
+
+
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed and renamed over ``path``, else removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _beside(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         _sync(temporary)
@@ -44,8 +48,8 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     A directory cannot be renamed over a non-empty one, so an old ``path`` is first moved aside and dropped last: at any
     instant either the old or the new content is complete on disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = _beside(path)
+    temporary.mkdir()
     try:
         yield temporary
         for file in temporary.iterdir():
