@@ -1,9 +1,13 @@
-"""Critical values c(mu) of a test statistic: from its asymptotic law, or from toys at grid points, smoothed in mu.
+"""Critical values c(mu) of a test statistic from toys at grid points, smoothed in mu.
 
-At each grid point the CL-quantile of t over toys made at that mu has a known error. A polynomial in mu is fitted to
-these quantiles by weighted least squares; its degree minimises AICc (Hurvich and Tsai, Biometrika 76 (1989) 297,
-doi:10.1093/biomet/76.2.297). Points have independent toys, so the covariance of the coefficients gives the error of c
-at any mu. Where t is discrete, c(mu) jumps, and joining the points by straight lines is the honest choice.
+At each grid point the CL-quantile of t over toys made at that mu has a known error. A natural cubic smoothing spline is
+laid through the quantiles (Green and Silverman, Nonparametric Regression and Generalized Linear Models, 1994, ch. 2),
+
+    minimise  sum_g (y_g - c(mu_g))^2 / s_g^2 + lambda int c''(mu)^2 dmu,
+
+with lambda where Mallows' C_p (Technometrics 15 (1973) 661), an unbiased estimate of the squared error when the s_g are
+known, is smallest. The spline is linear in the quantiles and points have independent toys, so its error is known at any
+mu. Where t is discrete, c(mu) jumps, and joining the points by straight lines is the honest choice.
 """
 
 from __future__ import annotations
@@ -14,15 +18,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from inference.counting import Quantile, check_level
 from surrogate.errors import ConfigError, unknown_name
 
-Smoothing = Literal["polynomial", "linear"]
-SMOOTHINGS: tuple[str, ...] = ("polynomial", "linear")
+Smoothing = Literal["spline", "linear"]
+SMOOTHINGS: tuple[str, ...] = ("spline", "linear")
 
-MAX_DEGREE = 5
+#: Fewest grid points for a spline.
+FEWEST = 5
 
 #: Critical values are at least this, so that the best fit, where the statistic vanishes, is always inside.
 FLOOR = 1e-6
@@ -30,7 +36,7 @@ FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class CriticalCurve:
-    """Critical values on a grid of the parameter of interest, and the smooth curve through them.
+    """Critical values on a grid of the parameter of interest, and the curve through them.
 
     Attributes
     ----------
@@ -49,11 +55,11 @@ class CriticalCurve:
     start
         First grid point whose quantile is not zero. One-sided statistics vanish at mu = 0; from there to ``start`` the
         curve is a straight line.
-    coefficients
-        Of the polynomial in (2 mu - a - b)/(b - a), a = start, b = the last grid point, lowest order first; empty for
-        straight lines everywhere.
+    smooth
+        Values of the spline at the grid points from ``start`` on; empty where the quantiles are joined by straight
+        lines.
     covariance
-        Of the coefficients.
+        Of ``smooth``.
     """
 
     poi: str
@@ -66,7 +72,7 @@ class CriticalCurve:
     n_toys: tuple[int, ...]
     n_failed: tuple[int, ...]
     start: float
-    coefficients: tuple[float, ...] = ()
+    smooth: tuple[float, ...] = ()
     covariance: tuple[tuple[float, ...], ...] = ()
 
     def __call__(self, mu: Tensor) -> Tensor:
@@ -76,27 +82,26 @@ class CriticalCurve:
 
     def _evaluate(self, mu: np.ndarray) -> np.ndarray:
         inside = np.clip(mu, self.mu[0], self.mu[-1])
-        if not self.coefficients:
+        if not self.smooth:
             return np.interp(inside, self.mu, self.value)
-        smooth = np.maximum(inside, self.start)
-        curve = np.maximum(np.polynomial.polynomial.polyval(self._scaled(smooth), np.asarray(self.coefficients)), 0.0)
+        curve: np.ndarray = self._spline(np.asarray(self.smooth))(np.maximum(inside, self.start))
         if self.start == self.mu[0]:
             return curve
         before = self.mu[self.mu.index(self.start) - 1]
         return curve * np.clip((inside - before) / (self.start - before), 0.0, 1.0)
 
-    def _scaled(self, mu: np.ndarray) -> np.ndarray:
-        a, b = self.start, self.mu[-1]
-        return (2 * mu - a - b) / (b - a)
+    def _spline(self, values: np.ndarray) -> CubicSpline:
+        """Return the natural cubic spline through values (n, ...) at the grid points from ``start`` on."""
+        return CubicSpline(self.mu[self.mu.index(self.start) :], values, bc_type="natural")
 
     def error(self, mu: float) -> float:
         """Return the standard error of c at one mu, from the number of toys."""
         inside = float(np.clip(mu, self.mu[0], self.mu[-1]))
-        if not self.coefficients:
+        if not self.smooth:
             spread = (np.asarray(self.high) - np.asarray(self.low)) / 2
             return float(np.interp(inside, self.mu, spread))
-        row = self._scaled(np.array([max(inside, self.start)])) ** np.arange(len(self.coefficients))
-        return float(np.sqrt(row @ np.asarray(self.covariance) @ row))
+        weights = self._spline(np.eye(len(self.smooth)))(max(inside, self.start))
+        return float(np.sqrt(weights @ np.asarray(self.covariance) @ weights))
 
     def covers(self, mu: float) -> bool:
         """Return whether mu lies on the grid, where c was measured and not continued."""
@@ -118,14 +123,30 @@ def _plain(value: Any) -> Any:
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
 
 
-def _polynomial(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, degree: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return coefficients, covariance and AICc of a weighted least-squares polynomial with known errors."""
-    design = np.vander(x, degree + 1, increasing=True) / sigma[:, None]
-    coefficients, _, _, _ = np.linalg.lstsq(design, y / sigma, rcond=None)
-    chi2 = float(np.sum((y / sigma - design @ coefficients) ** 2))
-    k, n = degree + 1, len(x)
-    correction = 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-    return coefficients, np.linalg.inv(design.T @ design), chi2 + 2 * k + correction
+def _roughness(x: np.ndarray) -> np.ndarray:
+    """Return K (n, n): int c''^2 = g^T K g for the natural cubic spline through g at x (Green and Silverman, 2.3)."""
+    h, n = np.diff(x), len(x)
+    q, r = np.zeros((n, n - 2)), np.zeros((n - 2, n - 2))
+    for j in range(n - 2):
+        q[j : j + 3, j] = 1 / h[j], -1 / h[j] - 1 / h[j + 1], 1 / h[j + 1]
+        r[j, j] = (h[j] + h[j + 1]) / 3
+        if j + 1 < n - 2:
+            r[j, j + 1] = r[j + 1, j] = h[j + 1] / 6
+    return q @ np.linalg.solve(r, q.T)
+
+
+def _smoothed(x: np.ndarray, y: np.ndarray, sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the spline's values at x (n,) and their covariance (n, n)."""
+    weight = np.diag(1 / sigma**2)
+    roughness = _roughness((x - x[0]) / (x[-1] - x[0])) / np.mean(sigma**2)
+    best = None
+    for strength in np.logspace(-9, 3, 61):
+        smoother = np.linalg.solve(weight + strength * roughness, weight)
+        risk = float(np.sum(((y - smoother @ y) / sigma) ** 2) + 2 * np.trace(smoother))
+        if best is None or risk < best[0]:
+            best = (risk, smoother)
+    smoother = best[1] if best is not None else np.eye(len(x))
+    return smoother @ y, smoother @ np.diag(sigma**2) @ smoother.T
 
 
 def _smooth_errors(x: np.ndarray, error: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -136,8 +157,9 @@ def _smooth_errors(x: np.ndarray, error: np.ndarray, n: np.ndarray) -> np.ndarra
     """
     # An interval of width zero (many equal toys) must not get infinite weight.
     logs = np.log(np.maximum(error, 1e-6) * np.sqrt(n))
-    parabola = np.polynomial.polynomial.polyfit(x, logs, 2)
-    smooth: np.ndarray = np.exp(np.polynomial.polynomial.polyval(x, parabola)) / np.sqrt(n)
+    scaled = (2 * x - x[0] - x[-1]) / (x[-1] - x[0])
+    parabola = np.polynomial.polynomial.polyfit(scaled, logs, 2)
+    smooth: np.ndarray = np.exp(np.polynomial.polynomial.polyval(scaled, parabola)) / np.sqrt(n)
     return smooth
 
 
@@ -148,7 +170,7 @@ def critical_curve(
     mu: Sequence[float],
     quantiles: Sequence[Quantile],
     n_failed: Sequence[int],
-    smoothing: Smoothing = "polynomial",
+    smoothing: Smoothing = "spline",
 ) -> CriticalCurve:
     """Return c(mu) from the quantiles of t at grid points.
 
@@ -165,7 +187,7 @@ def critical_curve(
     n_failed
         Toys without a valid fit at each.
     smoothing
-        ``polynomial`` (at least four points with finite quantiles, otherwise straight lines) or ``linear``.
+        ``spline`` (at least five points with finite quantiles above zero, otherwise straight lines) or ``linear``.
 
     Raises
     ------
@@ -178,27 +200,23 @@ def critical_curve(
     x = np.asarray(mu, dtype=float)
     if len(x) < 2 or not bool((np.diff(x) > 0).all()):
         raise ConfigError(f"mu: at least two increasing grid points are needed, got {list(mu)}")
-    y = np.array([q.value for q in quantiles])
-    error = np.array([q.error for q in quantiles])
-    fitted: tuple[np.ndarray, np.ndarray, float] | None = None
+    y, error = np.array([q.value for q in quantiles]), np.array([q.error for q in quantiles])
     first = int(np.argmax(y > 0))
-    used = len(x) - first
-    if smoothing == "polynomial" and used >= 4 and bool(np.isfinite([y, error]).all()):
-        scaled = ((2 * x - x[first] - x[-1]) / (x[-1] - x[first]))[first:]
-        sigma = _smooth_errors(scaled, error[first:], np.array([q.n for q in quantiles[first:]]))
-        degrees = range(min(MAX_DEGREE, used - 3) + 1)
-        fitted = min((_polynomial(scaled, y[first:], sigma, d) for d in degrees), key=lambda fit: fit[2])
+    smooth, covariance = np.zeros(0), np.zeros((0, 0))
+    if smoothing == "spline" and len(x) - first >= FEWEST and bool(np.isfinite([y, error]).all()):
+        n = np.array([q.n for q in quantiles[first:]])
+        smooth, covariance = _smoothed(x[first:], y[first:], _smooth_errors(x[first:], error[first:], n))
     return CriticalCurve(
-        poi,
-        cl,
-        statistic,
-        tuple(x.tolist()),
-        tuple(y.tolist()),
-        tuple(q.low for q in quantiles),
-        tuple(q.high for q in quantiles),
-        tuple(q.n for q in quantiles),
-        tuple(int(n) for n in n_failed),
-        float(x[first]),
-        () if fitted is None else tuple(fitted[0].tolist()),
-        () if fitted is None else tuple(tuple(row) for row in fitted[1].tolist()),
+        poi=poi,
+        cl=cl,
+        statistic=statistic,
+        mu=tuple(x.tolist()),
+        value=tuple(y.tolist()),
+        low=tuple(q.low for q in quantiles),
+        high=tuple(q.high for q in quantiles),
+        n_toys=tuple(q.n for q in quantiles),
+        n_failed=tuple(int(k) for k in n_failed),
+        start=float(x[first]),
+        smooth=tuple(smooth.tolist()),
+        covariance=tuple(tuple(row) for row in covariance.tolist()),
     )

@@ -94,7 +94,7 @@ def suggested_grid(low: float, high: float, n_points: int, margin: float = 0.25)
 
 
 def critical_values(
-    pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", smoothing: Smoothing = "polynomial"
+    pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", smoothing: Smoothing = "spline"
 ) -> CriticalCurve:
     """Return c(mu) at confidence level ``cl`` from the toys of a construction.
 
@@ -154,7 +154,7 @@ def neyman_interval(
     pairs: ToyPairs,
     cl: float = 0.9,
     kind: IntervalKind = "central",
-    smoothing: Smoothing = "polynomial",
+    smoothing: Smoothing = "spline",
 ) -> NeymanInterval:
     """Return the interval on the data with the critical values of a construction.
 

@@ -56,7 +56,7 @@ def test_toys_without_a_result_make_the_critical_value_larger():
     assert quantile(samples, 0.9).value == math.inf
 
 
-def curve_of(truth, n=2000, points=12, smoothing="polynomial", seed=1):
+def curve_of(truth, n=2000, points=12, smoothing="spline", seed=1):
     rng = np.random.default_rng(seed)
     mu = np.linspace(0, 3, points)
     q = [quantile(truth(m) * rng.chisquare(1, n), 0.9) for m in mu]
@@ -95,8 +95,8 @@ def test_bad_grids_are_refused():
     q = [quantile(np.arange(10.0), 0.9)] * 2
     with pytest.raises(ConfigError, match="increasing grid points"):
         critical_curve("mu", "t", 0.9, [1.0, 1.0], q, [0, 0])
-    with pytest.raises(ConfigError, match="did you mean 'polynomial'"):
-        critical_curve("mu", "t", 0.9, [0.0, 1.0], q, [0, 0], "polynomal")
+    with pytest.raises(ConfigError, match="did you mean 'spline'"):
+        critical_curve("mu", "t", 0.9, [0.0, 1.0], q, [0, 0], "splin")
     with pytest.raises(ConfigError, match="cl = 90"):
         critical_curve("mu", "t", 90, [0.0, 1.0], q, [0, 0])
 
