@@ -22,7 +22,7 @@ def _sync(path: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """Return a new name in the folder of ``path``; what is made under it has the permissions the user's umask allows."""
+    """Return a new name in the folder of ``path``; a file of that name gets the permissions of the user's umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f".{path.name}.{secrets.token_hex(8)}.tmp"
 
