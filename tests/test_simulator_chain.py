@@ -27,7 +27,7 @@ from training.simulator.simulate import (
 from training.simulator.sources import RecoilSource
 from training.simulator.theta import THETA_NAMES, check_theta, nominal_theta, split_theta, training_nuisances
 from training.simulator.tpc import interpolate
-from training.simulator.wall import WallSource
+from training.simulator.wall import WallSource, _beta_2_5
 from training.simulator_config import read_detector
 
 
@@ -226,13 +226,13 @@ def test_exposure_gives_poisson_numbers(detector: Detector) -> None:
 
 
 def test_rate_from_the_accepted_one(detector: Detector) -> None:
-    source = with_accepted_rate(er(detector), 12.0, n=100_000)
+    source = with_accepted_rate(er(detector), 12.0)
     fraction, error = acceptance(source, nominal_theta(detector), 200_000, 9)
     assert fraction * source.generated_rate == pytest.approx(12.0, rel=0.02)
     assert 0 < error < 0.01
     impossible = replace(detector, selection=replace(detector.selection, s2_min=1e8))
     with pytest.raises(RangeError, match="none of"):
-        with_accepted_rate(er(impossible), 1.0, n=1000)
+        with_accepted_rate(er(impossible), 1.0, limit=100_000)
 
 
 def test_nothing_survives_and_nothing_breaks(detector: Detector) -> None:
@@ -268,8 +268,8 @@ def test_interpolation() -> None:
     assert interpolate(x, (0.0, 1.0, 2.0), (1.0, 3.0, 0.0)).tolist() == pytest.approx([1.0, 1.0, 2.0, 3.0, 0.0])
 
 
-# Derivatives of ln mu, central differences of +-1 sigma and +-3 % in g1, in the XENONnT-like detector. The chain that gives
-# them agrees with NEST's (see the slow tests); a change of any of its parts shows here.
+# Derivatives of ln mu, central differences of +-1 sigma and +-3 % in g1, in the XENONnT-like detector. The chain that
+# gives them agrees with NEST's (see the slow tests); a change of any of its parts shows here.
 SENSITIVITIES = [
     ("er", "t_ly", -0.014, 0.004),
     ("er", "g1", -0.91, 0.05),
@@ -332,6 +332,13 @@ def test_wall_events_lie_at_the_wall(detector: Detector) -> None:
     assert bool((walls["true_r"] == wide.radius).all())
     assert float(walls["r"].median()) > 46.0
     assert float(walls["cs2"].median()) < 0.5 * float(bulk["cs2"].median())
+
+
+def test_charge_survival_next_to_the_wall() -> None:
+    """Beta(2, 5): mean 2/7, variance 10/(49 * 8)."""
+    drawn = _beta_2_5(400_000, torch.Generator().manual_seed(1)).double()
+    assert float(drawn.mean()) == pytest.approx(2 / 7, rel=3e-3)
+    assert float(drawn.var()) == pytest.approx(10 / (49 * 8), rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -15,31 +15,17 @@ Example::
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from surrogate.errors import ConfigError, unknown_name
+from surrogate.errors import ConfigError
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
+from training.blocks import Block, read_yaml, validation_message
 
 
-class _Block(BaseModel):
-    """A block of the file: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(unknown_name("key", str(key), cls.model_fields))
-        return data
-
-
-class ObservableColumn(_Block):
+class ObservableColumn(Block):
     """An observable: ``factor`` times the column; its name if no column is given."""
 
     name: str
@@ -61,7 +47,7 @@ class ObservableColumn(_Block):
         return Observable(self.name, self.unit, self.low, self.high, self.scale, self.offset)
 
 
-class NuisanceColumn(_Block):
+class NuisanceColumn(Block):
     """A nuisance parameter: ``factor`` times its column, of the events or (a number) of the theta table."""
 
     name: str
@@ -78,7 +64,7 @@ class NuisanceColumn(_Block):
         return Nuisance(self.name, self.unit, self.low, self.high, self.nominal, self.scale)
 
 
-class TruthColumn(_Block):
+class TruthColumn(Block):
     """A truth column to carry along."""
 
     name: str
@@ -91,14 +77,14 @@ class TruthColumn(_Block):
         return self.name if self.column is None else self.column
 
 
-class ThetaTable(_Block):
+class ThetaTable(Block):
     """A table of theta, one row per block, and the event column that holds the row of each event."""
 
     table: str
     index: str
 
 
-class FileTheta(_Block):
+class FileTheta(Block):
     """Theta of a whole file, by its name: a value per nuisance parameter, in the units of the mapping."""
 
     file: str
@@ -106,19 +92,19 @@ class FileTheta(_Block):
     n_generated: Annotated[int, Field(ge=1)] | None = None
 
 
-class CountColumn(_Block):
+class CountColumn(Block):
     """Generated events per row of the theta table."""
 
     column: str
 
 
-class AttributeValue(_Block):
+class AttributeValue(Block):
     """A number among the attributes of the file."""
 
     attribute: str
 
 
-class EventMapping(_Block):
+class EventMapping(Block):
     """What the columns of a foreign file mean.
 
     ``theta`` is a table with an index column, a list of values per file, ``columns`` (each event carries its own
@@ -170,15 +156,6 @@ def read_mapping(path: Path) -> EventMapping:
         If it cannot be read, a key is unknown or missing, or its parts contradict each other.
     """
     try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    try:
-        return EventMapping.model_validate(data)
+        return EventMapping.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}") from error
+        raise ConfigError(validation_message(path, error)) from error

@@ -79,6 +79,9 @@ class SimulationPlan:
         for name in (*self.nuisances.names, *(n for n, _ in self.fixed)):
             if name not in self.source.parameters:
                 raise ConfigError(unknown_name("nuisance", name, self.source.parameters, where))
+        for name, value in self.fixed:
+            if name in self.nuisances.names:
+                raise ConfigError(f"{where}: {name} is both varied and fixed at {value}; remove one of them")
         if self.theta_draw not in ("sobol", "uniform"):
             raise ConfigError(unknown_name("theta_draw", self.theta_draw, ("sobol", "uniform"), where))
         if self.n_generated < 1 or self.batch_blocks < 1:

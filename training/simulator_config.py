@@ -6,50 +6,22 @@ A key that is not known is answered with the nearest one that is, and its place 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.nuisance import NuisanceSpace
+from training.blocks import Block, read_yaml, validation_message
 from training.simulation_plan import SimulationPlan
 from training.simulator.catalogue import standard_source
 from training.simulator.detector import Detector, EfficiencyCurve, Selection
-from training.simulator.sources import EventSource, Fluctuations, Recoil, RecoilSource
 from training.simulator.spaces import observable_space
-from training.simulator.theta import THETA_NAMES, training_nuisances
-from training.spectrum_config import Block, SpectrumBlock
+from training.simulator.theta import training_nuisances
+from training.source_config import SourceBlock
 
 SHIPPED_DETECTORS = Path(__file__).resolve().parents[1] / "configs" / "detectors"
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    """Return the mapping in a YAML file.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be read, is not YAML, or is not a mapping.
-    """
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys to values")
-    return data
-
-
-def _message(path: Path, error: ValidationError) -> str:
-    """Return the first problem of a validation as one line: file, place, and what is wrong."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
 
 
 def _check_fields(record: type, data: object, where: str) -> None:
@@ -74,7 +46,7 @@ def read_detector(name: str | Path) -> Detector:
         shipped = sorted(p.stem for p in SHIPPED_DETECTORS.glob("*.yaml"))
         if not path.exists():
             raise ConfigError(unknown_name("detector", str(name), shipped))
-    data = _read_yaml(path)
+    data = read_yaml(path)
     _check_fields(Detector, data, str(path))
     selection = data.get("selection")
     _check_fields(Selection, selection, f"{path}: selection")
@@ -83,22 +55,7 @@ def read_detector(name: str | Path) -> Detector:
     try:
         return TypeAdapter(Detector).validate_python(data)
     except ValidationError as error:
-        raise ConfigError(_message(path, error)) from error
-
-
-class RecoilBlock(Block):
-    """A source of recoils with its own spectrum."""
-
-    kind: Literal["recoil"] = "recoil"
-    name: str
-    recoil: Recoil
-    spectrum: SpectrumBlock
-    fluctuations: Fluctuations = "nest"
-
-    def build(self, detector: Detector, folder: Path) -> EventSource:
-        """Return the source."""
-        spectrum = self.spectrum.build(folder)
-        return RecoilSource(self.name, detector, self.recoil, spectrum, detector.nr_yields, self.fluctuations)
+        raise ConfigError(validation_message(path, error)) from error
 
 
 class RangeBlock(Block):
@@ -119,9 +76,9 @@ class SimulationFile(Block):
     """One simulation."""
 
     detector: str
-    source: str | RecoilBlock
+    source: str | SourceBlock
     space: str = "A"
-    nuisances: list[str] | dict[str, RangeBlock] = Field(default_factory=lambda: list(THETA_NAMES))
+    nuisances: list[str] | dict[str, RangeBlock] | None = None
     n_generated: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
     truth: tuple[str, ...] = ()
@@ -137,7 +94,8 @@ class SimulationFile(Block):
             if isinstance(self.source, str)
             else self.source.build(detector, folder)
         )
-        nuisances, fixed = _nuisances(self.nuisances, detector)
+        wanted = list(source.parameters) if self.nuisances is None else self.nuisances
+        nuisances, fixed = _nuisances(wanted, detector)
         return SimulationPlan(
             source=source,
             space=observable_space(detector, self.space),
@@ -177,9 +135,9 @@ def read_simulation(path: Path) -> SimulationPlan:
         If a key is unknown or missing, a value is not possible, or a file it names is not there.
     """
     try:
-        return SimulationFile.model_validate(_read_yaml(path)).build(path.parent)
+        return SimulationFile.model_validate(read_yaml(path)).build(path.parent)
     except ValidationError as error:
-        raise ConfigError(_message(path, error)) from error
+        raise ConfigError(validation_message(path, error)) from error
 
 
 def standard_plan(

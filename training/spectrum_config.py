@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from surrogate.errors import unknown_name
+from training.blocks import Block
 from training.simulator.beta_spectra import (
     BETA_DECAYS,
     beta_spectrum,
@@ -17,6 +18,7 @@ from training.simulator.beta_spectra import (
     line_spectrum,
     table_spectrum,
 )
+from training.simulator.library_spectra import wimprates_spectrum
 from training.simulator.nuclear_spectra import (
     NeutrinoNorm,
     WimpNorm,
@@ -25,20 +27,6 @@ from training.simulator.nuclear_spectra import (
     wimp_si_spectrum,
 )
 from training.simulator.spectra import Spectrum
-
-
-class Block(BaseModel):
-    """A block of a YAML file: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(unknown_name("key", str(key), cls.model_fields))
-        return data
 
 
 class FlatBlock(Block):
@@ -137,6 +125,22 @@ class WimpBlock(Block):
         return wimp_si_spectrum(self.mass, self.cross_section, self.low, self.norm)
 
 
+class WimpratesBlock(Block):
+    """A spectrum from the library wimprates, with its names of interactions and mechanisms."""
+
+    kind: Literal["wimprates"]
+    mass: float
+    cross_section: float
+    low: float
+    high: float
+    interaction: str = "SI"
+    mechanism: str = "elastic_nr"
+
+    def build(self, folder: Path) -> Spectrum:
+        """Return the spectrum."""
+        return wimprates_spectrum(self.mass, self.cross_section, self.low, self.high, self.interaction, self.mechanism)
+
+
 class NeutrinoBlock(Block):
     """Solar 8B neutrinos."""
 
@@ -170,6 +174,7 @@ SpectrumBlock = Annotated[
     | ExponentialBlock
     | TableBlock
     | WimpBlock
+    | WimpratesBlock
     | NeutrinoBlock
     | NeutronBlock,
     Field(discriminator="kind"),

@@ -144,20 +144,28 @@ def acceptance(source: EventSource, theta: Tensor, n: int, seed: int) -> tuple[f
     return fraction, (fraction * (1 - fraction) / n) ** 0.5
 
 
-def with_accepted_rate(source: EventSource, rate: float, seed: int = 0, n: int = 1 << 20) -> EventSource:
+ENOUGH = 10_000
+"""Accepted events with which an acceptance is known to 1 %."""
+
+
+def with_accepted_rate(source: EventSource, rate: float, seed: int = 0, limit: int = 1 << 21) -> EventSource:
     """Return the source scaled so that ``rate`` events per tonne-year pass the cuts at the nominal theta.
 
-    The acceptance comes from n generated events at a fixed seed.
+    The acceptance comes from as many events as give 10000 accepted ones, at most ``limit``, at a fixed seed.
 
     Raises
     ------
     RangeError
         If none of them is accepted.
     """
-    fraction, _ = acceptance(source, nominal_theta(source.detector), n, seed)
-    if fraction == 0:
+    theta, n = nominal_theta(source.detector), BATCH
+    kept = len(simulate(source, n, theta, seed)["index"])
+    while kept < ENOUGH and n < limit:
+        n = min(limit, 2 * n if kept == 0 else max(2 * n, n * ENOUGH // kept))
+        kept = len(simulate(source, n, theta, seed)["index"])
+    if kept == 0:
         raise RangeError(
             f"source '{source.name}': none of {n} generated events passes the cuts of '{source.detector.name}', so its "
             "rate cannot be set from the accepted one; give the generated rate"
         )
-    return source.scaled(rate / (source.generated_rate * fraction))
+    return source.scaled(rate * n / (source.generated_rate * kept))
