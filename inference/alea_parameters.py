@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from inference.alea import ModelConfig, ParameterConfig
 from inference.constraints import Constraint, GaussianConstraint
@@ -81,14 +81,12 @@ def _nominal(name: str, config: ParameterConfig, place: str) -> float:
 
 def _parameter(name: str, config: ParameterConfig, bounds: Range, fittable: bool, place: str) -> Parameter:
     interval = config.parameter_interval_bounds
-    if interval is not None and config.fittable:
-        low, high = _limits(interval)
-        search: Range | None = (max(low, bounds[0]), min(high, bounds[1]))
-    else:
-        search = None
     if not config.fittable and (config.fit_guess is not None or interval is not None):
         raise ConfigError(f"{place}: fittable is false, so fit_guess and parameter_interval_bounds must not be given")
-    guess = float(config.fit_guess) if config.fit_guess is not None and fittable else None
+    search: Range | None = None
+    if interval is not None and fittable:
+        low, high = _limits(interval)
+        search = max(low, bounds[0]), min(high, bounds[1])
     return Parameter(
         name=name,
         kind=KINDS[config.ptype],
@@ -96,32 +94,27 @@ def _parameter(name: str, config: ParameterConfig, bounds: Range, fittable: bool
         low=bounds[0],
         high=bounds[1],
         fittable=fittable,
-        fit_guess=guess,
-        interval_bounds=search if fittable else None,
+        fit_guess=float(config.fit_guess) if config.fit_guess is not None and fittable else None,
+        interval_bounds=search,
         unit=config.unit,
         description=config.description or "",
     )
 
 
-def _bounds(name: str, config: ParameterConfig, ranges: Iterable[Range], notes: list[Note]) -> Range:
-    """Return fit limits cut to where the sources that a parameter drives are defined; say what was cut."""
+def _bounds(name: str, config: ParameterConfig, ranges: Sequence[Range]) -> tuple[Range, list[Note]]:
+    """Return fit limits cut to where the sources that a parameter drives are defined, and what was changed."""
     low, high = _limits(config.fit_limits)
+    place, given = f"{name}.fit_limits", str(config.fit_limits)
+    notes = []
     if config.ptype == "rate" and low == -math.inf:
         low = 0.0
-        notes.append(
-            Note(f"{name}.fit_limits", str(config.fit_limits), True, "an open lower limit of a rate is read as 0")
-        )
-    for bottom, top in ranges:
-        if (config.fit_limits is not None) and (low < bottom or top < high) and not notes_cut(notes, name):
-            reason = f"cut to [{max(low, bottom):g}, {min(high, top):g}], where the sources are defined"
-            notes.append(Note(f"{name}.fit_limits", str(config.fit_limits), True, reason))
-        low, high = max(low, bottom), min(high, top)
-    return low, high
-
-
-def notes_cut(notes: Iterable[Note], name: str) -> bool:
-    """Return whether it was already said that the limits of a parameter were cut."""
-    return any(n.place == f"{name}.fit_limits" and n.reason.startswith("cut") for n in notes)
+        notes.append(Note(place, given, True, "an open lower limit of a rate is read as 0"))
+    inner = max([low, *(r[0] for r in ranges)]), min([high, *(r[1] for r in ranges)])
+    cut = [new for old, new in zip((low, high), inner, strict=True) if math.isfinite(old) and new != old]
+    if cut:
+        reason = f"cut to [{inner[0]:g}, {inner[1]:g}], where the sources are defined"
+        notes.append(Note(place, given, True, reason))
+    return inner, notes
 
 
 def build_parameters(
@@ -147,26 +140,23 @@ def build_parameters(
     """
     notes: list[Note] = []
     parameters, constraints = [], []
+    correlated = {name for block in config.correlated_constraints for name in block.parameters}
     for name, p in config.parameter_definition.items():
         place = f"{where}: parameter_definition.{name}"
         if p.ptype == "efficiency" and p.fit_limits is None:
             raise ConfigError(f"{place}: an efficiency needs finite fit_limits with a lower one >= 0")
-        fittable = p.fittable and p.ptype != "needs_reinit"
         constraint = _constraint(name, p, place)
-        if fittable and name not in acting and constraint is None:
+        fittable = p.fittable and p.ptype != "needs_reinit"
+        if p.fittable and not fittable:
+            notes.append(Note(name, "fittable: true", True, "a parameter that needs_reinit is held in every fit"))
+        if fittable and name not in acting and name not in correlated and constraint is None:
             fittable = False
             notes.append(Note(name, "fittable: true", True, "nothing depends on it; it is held at its nominal value"))
-        elif p.fittable and not fittable:
-            notes.append(Note(name, "fittable: true", True, "a parameter that needs_reinit is held in every fit"))
-        bounds = _bounds(name, p, ranges.get(name, []), notes)
-        try:
-            parameters.append(_parameter(name, p, bounds, fittable, place))
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}" if where not in str(error) else str(error)) from error
-        if constraint is not None:
-            constraints.append(constraint)
+        bounds, changed = _bounds(name, p, ranges.get(name, []))
+        notes += changed
+        parameters.append(_parameter(name, p, bounds, fittable, place))
+        constraints += [] if constraint is None else [constraint]
     nominal = {p.name: p.nominal for p in parameters}
-    blocks = [
-        t.build(nominal, f"{where}: correlated_constraints.{i}") for i, t in enumerate(config.correlated_constraints)
-    ]
-    return ParameterSet(tuple(parameters), (*constraints, *blocks)), notes
+    for i, block in enumerate(config.correlated_constraints):
+        constraints.append(block.build(nominal, f"{where}: correlated_constraints.{i}"))
+    return ParameterSet(tuple(parameters), tuple(constraints)), notes
