@@ -78,7 +78,7 @@ class CriticalCurve:
     def __call__(self, mu: Tensor) -> Tensor:
         """Return c at mu (*,), positive; beyond the grid the value at its end."""
         x = mu.detach().cpu().to(torch.float64).numpy()
-        return torch.from_numpy(np.maximum(self._evaluate(x), FLOOR)).to(mu)
+        return torch.as_tensor(np.maximum(self._evaluate(x), FLOOR)).to(mu)
 
     def _evaluate(self, mu: np.ndarray) -> np.ndarray:
         inside = np.clip(mu, self.mu[0], self.mu[-1])
