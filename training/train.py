@@ -7,8 +7,6 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from training.plots import plot_training, save_figure
 from training.prepare import prepare_events, simulation_plan
 from training.settings import AcceptanceConfig, TrainConfig
 from training.supply import FileSupply, SimulatedSupply, Supply
+from training.threads import torch_threads
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     if restart and config.run_directory.exists():
         shutil.rmtree(config.run_directory)
     paths = prepare_events(config, folder, shown)
-    with _threads(config.threads), EventSet.open(paths) as events:
+    with torch_threads(config.threads), EventSet.open(paths) as events:
         flow = ConditionalFlow(config.flow.build(events.observables, events.nuisances), seed=config.seed)
         supply = _supply(config, events, folder)
         supply.counts()  # refuses events without counts before hours are spent on them
@@ -182,14 +181,3 @@ def _fingerprint(config: TrainConfig, data_hash: str) -> dict[str, str]:
     content["data"] = {key: content["data"][key] for key in ("symmetries", "fresh", "validation_fraction", "memory_mb")}
     blocks = {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in content.items()}
     return blocks | {"events": data_hash}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch use so many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,17 +10,21 @@ import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.nn import functional
 
 from surrogate.flow import ConditionalFlow
 from training.event_set import UnitEvents
 
 ROWS = 32_768
 
-LEVELS = (0.003, 0.03, 0.15, 0.5, 0.85, 0.97, 0.997)
+LEVELS = (0.0005, 0.01, 0.1, 0.4, 0.7, 0.95, 0.995, 0.9998)
 """Conditional quantiles between which the quadrature has its panels."""
 
-NODES = {1: 16, 2: 12, 3: 5, 4: 3}
-"""Nodes of a panel, by the number of observables."""
+UNIFORM, UNIFORM_EDGES = 0.1, (0.02, 0.98)
+"""A coordinate whose conditional quantiles are never further from uniform has only these inner panel edges."""
+
+NODES = {1: 16, 2: 8, 3: 4}
+"""Nodes of a panel, by the number of observables; 3 where there are more."""
 
 
 class NllResult(NamedTuple):
@@ -54,29 +58,31 @@ def normalisation(flow: ConditionalFlow, theta: Tensor) -> float:
     the flow's own conditional distribution: nodes lie where the density is. Where the panels lie does not affect what
     the rule converges to.
     """
-    flow = copy.deepcopy(flow).double()
-    order, rule = flow.config.permutation, NODES.get(flow.config.observables.dim, 2)
+    exact = copy.deepcopy(flow).double()
+    order = flow.config.permutation
     u, weight = torch.full((1, len(order)), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
     for place, column in enumerate(order):
         edges = _conditional_quantiles(flow, theta, u, place, column)
+        rule = 5 if edges.shape[1] == len(UNIFORM_EDGES) + 2 else NODES.get(len(order), 3)
         nodes, node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(rule))
         half = (edges.diff(dim=-1) / 2).unsqueeze(-1)
         values = (edges[:, :-1, None] + half * (1 + nodes)).reshape(len(u), -1)
         weight = (weight[:, None] * (half * node_weights).reshape(len(u), -1)).reshape(-1)
         u = u.repeat_interleave(values.shape[1], dim=0)
         u[:, column] = values.reshape(-1)
-    log_p = log_density(flow, UnitEvents(u, theta.expand(len(u), -1), weight))
+    log_p = log_density(exact, UnitEvents(u, theta.expand(len(u), -1), weight))
     return float((weight * log_p.exp()).sum())
 
 
 def _conditional_quantiles(flow: ConditionalFlow, theta: Tensor, u: Tensor, place: int, column: int) -> Tensor:
     """Return panel edges (n, m) from 0 to 1 of one coordinate, given those before it in the rows of u (n, D)."""
-    levels = torch.tensor(LEVELS, dtype=torch.float64)
-    z = flow.to_base(u, theta.expand(len(u), -1))[0].repeat_interleave(len(levels), dim=0)
+    levels, theta = torch.tensor(LEVELS, dtype=flow.dtype), theta.to(flow.dtype)
+    z = flow.to_base(u.to(flow.dtype), theta.expand(len(u), -1))[0].repeat_interleave(len(levels), dim=0)
     z[:, place] = levels.repeat(len(u))
-    inner = flow.from_base(z, theta.expand(len(z), -1))[:, column].reshape(len(u), -1)
-    ends = torch.zeros(len(u), 1, dtype=torch.float64), torch.ones(len(u), 1, dtype=torch.float64)
-    return torch.cat([ends[0], inner.sort(dim=-1).values, ends[1]], dim=-1)
+    inner = flow.from_base(z, theta.expand(len(z), -1))[:, column].reshape(len(u), -1).sort(dim=-1).values
+    if float((inner - levels).abs().max()) < UNIFORM:
+        inner = torch.tensor(UNIFORM_EDGES, dtype=flow.dtype).expand(len(u), -1)
+    return functional.pad(functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0).double()
 
 
 class ScoreBias(NamedTuple):

@@ -1,0 +1,177 @@
+"""The verbs ``simulate``, ``validate`` and ``inspect``: each parses, calls one public function, prints and writes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from surrogate.atomic import write_json
+from surrogate.checkpoint import describe_checkpoint
+from surrogate.errors import ConfigError
+from training.criteria import Thresholds
+from training.progress import SimulationBar
+from training.simulation import simulate_to_file
+from training.simulator_config import read_simulation
+from training.truth import TruthComparison, compare_with_truth
+from training.validation import ValidationRecord
+from training.validation_job import validate_checkpoint
+
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")]
+
+
+def simulate(
+    config: Annotated[Path, typer.Argument(help="Simulation (YAML).", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Event file to write (HDF5).", show_default=False)],
+    workers: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
+    json_file: JsonOption = None,
+) -> int:
+    """Simulate events of one source into an event file.
+
+    Run again after an interruption, the same command continues where it stopped.
+    """
+    plan = read_simulation(config)
+    with SimulationBar(plan.source.name) as bar:
+        record = simulate_to_file(plan, output, workers, progress=bar.show)
+    rows = {
+        "event file": record.path,
+        "accepted": f"{record.n_accepted:,} of {record.n_generated:,} generated",
+        "expected": f"{record.mean_expected:.4g} +- {record.mean_expected_std:.2g} per tonne-year, mean over theta",
+        "CPU time": f"{record.cpu_seconds:.1f} s, {record.n_generated / max(record.cpu_seconds, 1e-9):.3g} events/s",
+    }
+    _report(record.to_dict(), json_file, _table(record.source, rows))
+    return 0
+
+
+def validate(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory of the surrogate.", show_default=False)],
+    events: Annotated[
+        list[Path] | None, typer.Option(help="Fresh event files; by default the training's simulation with a new seed.")
+    ] = None,
+    n_events: Annotated[int, typer.Option("--events-number", help="Accepted events to simulate.")] = 4_000_000,
+    seed: Annotated[int, typer.Option(help="Seed of the simulation and of all random choices.")] = 20_000,
+    figures: Annotated[Path | None, typer.Option(help="Directory of the figures.")] = None,
+    threshold: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Change a threshold: score_bias=0.1.")
+    ] = None,
+    truth: Annotated[
+        list[Path] | None, typer.Option(help="Compare with files of exact densities or rates instead.")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    json_file: JsonOption = None,
+) -> int:
+    """Certify a surrogate against fresh events.
+
+    Exit code 1 if it fails; the certificate, either way, goes into the checkpoint.
+    """
+    if truth:
+        comparisons = [compare_with_truth(checkpoint, path) for path in truth]
+        tables = [_truth_table(comparison) for comparison in comparisons]
+        _report({"truth": [c.to_dict() for c in comparisons]}, json_file, *tables)
+        return 0
+    thresholds = Thresholds.from_mapping(dict(_name_and_number(text) for text in threshold or []))
+    record = validate_checkpoint(checkpoint, events or [], n_events, seed, thresholds, figures, threads)
+    _report(record.to_dict(), json_file, _validation_table(record))
+    return 0 if record.passed else 1
+
+
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(help="Directory of the surrogate.", show_default=False)],
+    json_file: JsonOption = None,
+) -> int:
+    """Print what a checkpoint holds."""
+    content = describe_checkpoint(checkpoint)
+    _report(content, json_file, *_checkpoint_tables(content))
+    return 0
+
+
+def _report(record: Mapping[str, Any], json_file: Path | None, *tables: Table) -> None:
+    """Print tables, or the record as JSON to standard output; write it where a file is given."""
+    if json_file is not None and str(json_file) == "-":
+        sys.stdout.write(json.dumps(record, indent=2) + "\n")
+        return
+    if json_file is not None:
+        write_json(json_file, record)
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def _name_and_number(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise ConfigError(f"--threshold {text}: must be NAME=VALUE with a number, such as score_bias=0.1") from None
+
+
+def _table(title: str, rows: Mapping[str, str]) -> Table:
+    table = Table(title=title, show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _validation_table(record: ValidationRecord) -> Table:
+    verdict = "[green]passed[/]" if record.passed else "[red]failed[/]"
+    table = Table(title=f"{record.checkpoint}: {verdict}, {record.n_events:,} fresh events")
+    for heading in ("criterion", "value", "error", "threshold", "passes below", ""):
+        table.add_column(heading, justify="left" if heading in ("criterion", "") else "right")
+    for c in record.criteria:
+        mark = "[green]ok[/]" if c.passed else "[red]fails[/]"
+        table.add_row(c.name, f"{c.value:.5f}", f"{c.error:.5f}", f"{c.threshold:g}", f"{c.limit:.5f}", mark)
+    return table
+
+
+def _truth_table(comparison: TruthComparison) -> Table:
+    rows = {}
+    if comparison.n_events:
+        rows = {
+            "events": f"{comparison.n_events}",
+            "mean of ln(f_exact/f_flow)": f"{comparison.mean:.5f} +- {comparison.mean_error:.5f}",
+            "rms": f"{comparison.rms:.4f}",
+            "99 % quantile of |ln(f_exact/f_flow)|": f"{comparison.quantile_99:.4f}",
+        }
+    rows["mu_flow/mu_exact - 1, rms"] = f"{100 * comparison.rate_rms:.3f} % at {comparison.n_theta} thetas"
+    rows["worst"] = f"{100 * comparison.rate_worst:.3f} %"
+    return _table(f"{comparison.checkpoint} against {comparison.truth}", rows)
+
+
+def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
+    spaces = Table(title="observables and nuisance parameters")
+    for heading in ("name", "unit", "low", "high", "scale", "nominal"):
+        spaces.add_column(heading)
+    for o in (*content["observables"], *content["nuisances"]):
+        nominal = f"{o['nominal']:g}" if "nominal" in o else ""
+        spaces.add_row(o["name"], o["unit"], f"{o['low']:g}", f"{o['high']:g}", o["scale"], nominal)
+    metadata, architecture, certificate = content["metadata"], content["architecture"], content["certificate"]
+    rows = {
+        "architecture": ", ".join(
+            f"{k} {architecture[k]}" for k in ("family", "components", "hidden", "blocks", "layers")
+        ),
+        "ordering": ", ".join(architecture["ordering"]) or "default",
+        "guides": ", ".join(f"{g['kind']} on {g['observable']}" for g in architecture["guides"]) or "none",
+        "members": str(len(content["members"])),
+        "weights": f"{content['n_weights']:,} ({content['size_bytes'] / 1e6:.2f} MB)",
+        "generated rate": f"{content['members'][0]['generated_rate']:.6g} per tonne-year",
+        "acceptance": "degree {degree}, chi2 {chi2:.1f} for {n_dof} degrees of freedom".format_map(
+            content["members"][0]["acceptance"]
+        ),
+        "training data": str(metadata.get("data_hash", "unknown")),
+        "NLL, held out": str(metadata.get("metrics", {}).get("held_out_nll", "unknown")),
+        "versions": ", ".join(f"{k} {v}" for k, v in content["versions"].items()),
+        "identity": content["identity"],
+        "certificate": "none: run 'xeflow validate'" if certificate is None else _verdict(certificate),
+    }
+    return [spaces, _table(str(metadata.get("name", "surrogate")), rows)]
+
+
+def _verdict(certificate: Mapping[str, Any]) -> str:
+    failed = [c["name"] for c in certificate["metrics"].get("criteria", []) if not c["passed"]]
+    return "passed" if certificate["passed"] else f"failed: {', '.join(failed)}"

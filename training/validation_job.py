@@ -1,0 +1,106 @@
+"""A validation job: fresh events, measurements, certificate, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from surrogate.checkpoint import read_record
+from surrogate.errors import ConfigError, DataError
+from surrogate.observables import ObservableSpace
+from training.criteria import Thresholds
+from training.event_set import EventSet
+from training.plots import save_figure, validation_figures
+from training.simulation_plan import SimulationPlan
+from training.simulator_config import SimulationFile
+from training.threads import torch_threads
+from training.validation import Effort, ValidationRecord, validate
+from training.validation_sample import FreshSample
+
+logger = logging.getLogger(__name__)
+
+GENERATED_LIMIT = 400_000_000
+"""Generated events after which a simulation for a validation ends, however few are accepted."""
+
+
+def validate_checkpoint(
+    checkpoint: Path,
+    events: Sequence[Path],
+    n_events: int,
+    seed: int,
+    thresholds: Thresholds | None = None,
+    figures: Path | None = None,
+    threads: int = 1,
+) -> ValidationRecord:
+    """Validate a surrogate on fresh events, certify it and draw the figures.
+
+    Parameters
+    ----------
+    checkpoint
+        Directory of the surrogate.
+    events
+        Event files that were not trained on; if none, the simulation that the surrogate was trained on is run with
+        another seed.
+    n_events
+        Accepted events to simulate, or to read at most.
+    seed
+        Seed of the simulation and of all random choices.
+    thresholds
+        What is allowed.
+    figures
+        Directory of the figures; None for none.
+    threads
+        Threads of torch.
+
+    Raises
+    ------
+    ConfigError
+        If there are no event files and the surrogate was not trained on a simulation, or the seed is that of the
+        training.
+    DataError
+        If the events are those of the training.
+    """
+    with torch_threads(threads):
+        sample = _sample(checkpoint, events, n_events, seed)
+        record, measured = validate(checkpoint, sample, thresholds, Effort(seed=seed))
+    if figures is not None:
+        content = read_record(checkpoint)
+        space, names = ObservableSpace.from_dict(content["observables"]), [n["name"] for n in content["nuisances"]]
+        for name, figure in validation_figures(measured, space, tuple(names)).items():
+            logger.info("%s", save_figure(figure, figures / f"{name}.png"))
+    return record
+
+
+def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) -> FreshSample:
+    """Return fresh events from files, or from the training's simulation with another seed."""
+    record = read_record(checkpoint)
+    if not events:
+        return FreshSample.simulate(fresh_plan(checkpoint, seed), n_events)
+    with EventSet.open(list(events)) as opened:
+        for what, key in ((opened.observables, "observables"), (opened.nuisances, "nuisances")):
+            if what.to_dict() != record[key]:
+                raise DataError(f"event files: their {key} differ from those of {checkpoint}")
+        if opened.content_hash() == record["metadata"].get("data_hash"):
+            raise DataError(f"event files: {checkpoint} was trained on them; give fresh ones")
+        return FreshSample.read(opened, n_events)
+
+
+def fresh_plan(checkpoint: Path, seed: int) -> SimulationPlan:
+    """Return the simulation that a surrogate was trained on, with another seed and as long as it takes.
+
+    Raises
+    ------
+    ConfigError
+        If it was not trained on a simulation, or on one with this seed.
+    """
+    block = read_record(checkpoint)["metadata"].get("config", {}).get("data", {}).get("simulate")
+    if block is None:
+        raise ConfigError(
+            f"{checkpoint}: was not trained on a simulation of this package; give fresh events by --events"
+        )
+    if block["seed"] == seed:
+        raise ConfigError(f"seed = {seed} is that of the training; choose another")
+    plan = SimulationFile.model_validate(block).build(Path())
+    return dataclasses.replace(plan, seed=seed, n_generated=GENERATED_LIMIT)
