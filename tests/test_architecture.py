@@ -188,6 +188,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "model",
         "plots",
         "report",
+        "cli_options",
         "cli",
     ),
 }
@@ -220,7 +221,7 @@ KNOWN_ONLY_TO: dict[str, set[str] | None] = {
     "wimprates": set(),
     "dask": {"inference/distributed.py"},
     "distributed": {"inference/distributed.py"},
-    "typer": {"training/*cli.py", "inference/*cli.py", "xeflow.py"},
+    "typer": {"training/*cli.py", "inference/*cli.py", "inference/cli_options.py", "xeflow.py"},
     # The verbs are loaded on demand; so is wimprates, which takes a second and warns when it is imported.
     "importlib": {"xeflow.py", "training/simulator/library_spectra.py"},
     "importlib.metadata": EVERYONE,

@@ -1,0 +1,115 @@
+"""What the verbs of inference share: their options, and how a model is built from them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from inference.data import Outside
+from inference.model import StatisticalModel
+from surrogate.atomic import write_json
+from surrogate.errors import ConfigError
+
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Statistical model (YAML).")]
+DataOption = Annotated[Path, typer.Option("--data", "-d", help="Events: HDF5, .npz, .npy, CSV or a directory of them.")]
+OutputOption = Annotated[Path, typer.Option(help="Directory for the record, the figures and the table.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all fits.")
+]
+NominalOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another nominal value, such as wimp_mass=6.")
+]
+FolderOption = Annotated[
+    list[Path] | None, typer.Option("--template-path", help="Where templates and checkpoints are looked up first.")
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="SOURCE=PATTERN", help="File name of a source's templates; {run:lower} is the run's name."),
+]
+IndexOption = Annotated[int | None, typer.Option(help="Which data set of a file that holds several.")]
+DropOption = Annotated[bool, typer.Option("--drop-outside", help="Drop events outside the region of interest.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")]
+
+
+def name_pairs(words: Sequence[str] | None, option: str) -> dict[str, str]:
+    """Read words of the form NAME=TEXT."""
+    pairs: dict[str, str] = {}
+    for word in words or []:
+        name, separator, text = word.partition("=")
+        if not (name and separator and text):
+            raise ConfigError(f"{option} {word}: must be of the form NAME=VALUE")
+        if name in pairs:
+            raise ConfigError(f"{option} {word}: '{name}' is given twice")
+        pairs[name] = text
+    return pairs
+
+
+def name_numbers(words: Sequence[str] | None, option: str) -> dict[str, float]:
+    """Read words of the form NAME=NUMBER; whole numbers stay integers, as file names need them."""
+    numbers: dict[str, float] = {}
+    for name, text in name_pairs(words, option).items():
+        try:
+            numbers[name] = int(text) if text.lstrip("+-").isdigit() else float(text)
+        except ValueError:
+            raise ConfigError(f"{option} {name}={text}: '{text}' is no number") from None
+    return numbers
+
+
+def build_model(
+    path: Path,
+    data: Path,
+    folders: Sequence[Path] | None,
+    templates: Sequence[str] | None,
+    nominal: Sequence[str] | None,
+    index: int | None,
+    drop: bool,
+    uncertified: bool,
+) -> StatisticalModel:
+    """Build the model and give it its data.
+
+    Parameters
+    ----------
+    path
+        The model file.
+    data
+        Its events.
+    folders, templates, nominal
+        The values of --template-path, --template and --nominal.
+    index
+        Which data set of a file that holds several.
+    drop
+        Whether events outside the region of interest are dropped; refused otherwise.
+    uncertified
+        Whether surrogates without a valid certificate are accepted.
+    """
+    model = StatisticalModel.from_config(
+        path,
+        list(folders or []),
+        name_pairs(templates, "--template"),
+        name_numbers(nominal, "--nominal"),
+        uncertified,
+    )
+    outside: Outside = "drop" if drop else "refuse"
+    model.set_data(data, index, outside)
+    return model
+
+
+def console_for(record: Path | None) -> Console:
+    """Return where people read: standard output, unless the record goes there."""
+    return Console(stderr=record is not None and str(record) == "-", soft_wrap=True, highlight=False)
+
+
+def write_record(record: Path | None, result: Mapping[str, Any]) -> None:
+    """Write a record as JSON to a file, to standard output for ``-``, or nowhere."""
+    if record is None:
+        return
+    if str(record) == "-":
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    else:
+        write_json(record, result)
