@@ -232,12 +232,8 @@ class Detector:
         light, s2 = self._extremes()
         _require(light[0] > 0, f"{where}: light_map", self.light_map, "positive in the whole active volume")
         _require(s2[0] > 0, f"{where}: s2_map", self.s2_map, "positive in the whole active volume")
-        _require(
-            self.g1 * light[1] <= 1,
-            f"{where}: g1",
-            self.g1,
-            f"<= {1 / light[1]:.4g} (probability at the brightest place)",
-        )
+        bound = f"<= {1 / light[1]:.4g} (a probability at the brightest place)"
+        _require(self.g1 * light[1] <= 1, f"{where}: g1", self.g1, bound)
 
     def _extremes(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the smallest and the largest value of the light map and of the S2 map in the active volume."""

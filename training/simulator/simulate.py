@@ -12,7 +12,7 @@ from torch import Tensor
 
 from surrogate.errors import RangeError
 from training.simulator.seeds import stream
-from training.simulator.sources import EventSource
+from training.simulator.sources import EventSource, RecoilSource
 from training.simulator.theta import check_theta, nominal_theta, split_theta
 from training.simulator.tpc import Columns, FixedTruth, check_truth
 
@@ -142,6 +142,25 @@ def acceptance(source: EventSource, theta: Tensor, n: int, seed: int) -> tuple[f
     kept = len(simulate(source, n, theta, seed)["index"])
     fraction = kept / n
     return fraction, (fraction * (1 - fraction) / n) ** 0.5
+
+
+def efficiency(source: RecoilSource, energies: Tensor, theta: Tensor, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return kept events per recoil in the fiducial volume at each energy (m,), keV, and the standard error.
+
+    Parameters
+    ----------
+    energies
+        Recoil energies (m,), keV.
+    theta
+        (4,).
+    n
+        Generated recoils per energy, in the padded volume.
+    """
+    truth = {"energy": energies.float().repeat_interleave(n)}
+    index = simulate(source, len(energies) * n, theta, seed, truth)["index"]
+    kept = torch.bincount(index.div(n, rounding_mode="floor"), minlength=len(energies)).double() / n
+    volume = source.detector.volume_ratio()
+    return volume * kept, volume * (kept * (1 - kept) / n).sqrt()
 
 
 ENOUGH = 10_000
