@@ -10,7 +10,7 @@ convergence is cubic. Conditional fits start from the tangent of the previous on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,60 +18,120 @@ from torch import Tensor
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.crossing_records import Critical, CrossingCollector, Crossings, CrossingStatus
 from inference.likelihood import Likelihood
-from inference.rows import take_rows
-from inference.tangent import Tangent, profile_tangent
+from inference.rows import put_rows, take_rows
+from inference.tangent import profile_tangent
 
 #: The search ends when the next move is below this fraction of the distance to the best fit; it is made without a fit.
 MOVE = 3e-5
 #: And when t is this close to the critical value, as a fraction of it.
 CLOSE = 1e-3
-#: Largest outward step, in distances from the best fit.
+#: Largest outward step, in distances from the best fit; it doubles with every further step.
 EXPANSION = 3.0
+#: Relative width at which a bracket has closed; t jumps there.
+NARROW = 1e-10
+#: Halvings of a bracket after which fits are made from several starts, and from how many.
+HALVINGS = 4
+JUMP_STARTS = 5
 #: A conditional fit whose t lies below this has found a better maximum than the free fit.
 BETTER = -1e-6
 #: Most conditional fits of one search.
 MOST_FITS = 40
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Anchor:
+    """A point on the profile with its local parabola.
+
+    ``excess`` is t - c at ``mu``, ``slope`` and ``curvature`` its derivatives; ``values`` are the parameters there, and
+    move along ``direction`` with mu.
+    """
+
+    mu: Tensor
+    excess: Tensor
+    slope: Tensor
+    curvature: Tensor
+    values: Tensor
+    direction: Tensor
+
+    def root(self, sign: Tensor) -> Tensor:
+        """Return the signed move (A,) to the root of the parabola; NaN or infinite where it has none."""
+        outward = sign * self.slope
+        inside = outward.square() - 2 * self.curvature * self.excess
+        return sign * (-2 * self.excess / (outward + inside.sqrt()))
+
+    def follow(self, mu: Tensor) -> Tensor:
+        """Return the parameters (A, P) at another mu, along the tangent."""
+        return self.values + (mu - self.mu).unsqueeze(-1) * self.direction
+
+
+@dataclass(frozen=True)
 class _Search:
-    """The searches that go on."""
+    """The searches that go on: t is below c at ``inner``, and above at ``outer`` where that is finite."""
 
     index: Tensor
     best: FitBatch
     mu_hat: Tensor
     sign: Tensor
     bound: Tensor
-    inner: Tensor
-    outer: Tensor
-    mu: Tensor
-    excess: Tensor
-    slope: Tensor
-    curvature: Tensor
-    point: Tensor
-    direction: Tensor
+    inner: _Anchor
+    outer: _Anchor
+    critical: Tensor
+    expansions: Tensor
+    halvings: Tensor
 
-    def root(self) -> Tensor:
-        """Return the signed move (A,) from mu to the root of the local parabola; NaN where it has none."""
-        outward = self.sign * self.slope
-        inside = outward.square() - 2 * self.curvature * self.excess
-        return self.sign * (-2 * self.excess / (outward + inside.sqrt()))
+    @property
+    def bracketed(self) -> Tensor:
+        """Whether a point beyond the crossing is known (A,)."""
+        return torch.isfinite(self.outer.mu)
 
-    def next(self) -> Tensor:
-        """Return the next mu (A,): the root of the parabola, kept within the bracket and the reach."""
-        target = self.mu + self.root()
-        distance = (self.mu - self.mu_hat).abs()
-        bracketed = torch.isfinite(self.outer)
-        middle = 0.5 * (self.inner + self.outer)
-        outside = (self.sign * (target - self.inner) <= 0) | (self.sign * (target - self.outer) >= 0)
-        target = torch.where(bracketed & (outside | ~torch.isfinite(target)), middle, target)
-        started = ~bracketed & (distance > 0)
-        reach = self.mu + self.sign * EXPANSION * distance
-        short = torch.isfinite(target) & (self.sign * (target - self.mu) > 0)
-        target = torch.where(started & (~short | (self.sign * (target - reach) > 0)), reach, target)
-        target = torch.where(~bracketed & ~torch.isfinite(target), self.bound, target)
-        beyond = self.sign * (target - self.bound) >= 0
-        return torch.where(beyond, self.bound, target)
+    @property
+    def suspicious(self) -> Tensor:
+        """Whether a bracket closes by halves only (A,): t jumps, and its outer end may be a lower maximum."""
+        return self.bracketed & (self.halvings == HALVINGS)
+
+    @property
+    def middle(self) -> Tensor:
+        """Middle of the bracket (A,)."""
+        return 0.5 * (self.inner.mu + self.outer.mu)
+
+    @property
+    def close(self) -> Tensor:
+        """Whether t has come near the critical value on the inner side (A,)."""
+        return self.inner.excess.abs() <= 0.1 * self.critical
+
+    def within(self, mu: Tensor) -> Tensor:
+        """Return whether mu (A,) lies strictly between inner and outer; false for NaN."""
+        return (self.sign * (mu - self.inner.mu) > 0) & (self.sign * (mu - self.outer.mu) < 0)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the next mu (A,) and where its fit starts (A, P)."""
+        outwards = self._outwards()
+        from_inner = self.inner.mu + self.inner.root(self.sign)
+        from_outer = self.outer.mu + self.outer.root(self.sign)
+        good_inner, good_outer = self.within(from_inner), self.within(from_outer)
+        use_outer = good_outer & (~good_inner | (self.outer.excess.abs() < self.inner.excess.abs()))
+        between = torch.where(use_outer, from_outer, torch.where(good_inner, from_inner, self.middle))
+        between = torch.where(self.suspicious, self.outer.mu, between)
+        use_outer = use_outer & ~self.suspicious
+        mu = torch.where(self.bracketed, between, outwards)
+        mu = torch.where(self.sign * (mu - self.bound) >= 0, self.bound, mu)
+        # The inner branch of the profile is connected to the best fit; the outer one may be another, lower maximum.
+        start = torch.where(use_outer.unsqueeze(-1), self.outer.follow(mu), self.inner.follow(mu))
+        return mu, start
+
+    def _outwards(self) -> Tensor:
+        """Return the next mu without a bracket: the root of the parabola, within a reach that grows; else the bound."""
+        target = self.inner.mu + self.inner.root(self.sign)
+        distance = (self.inner.mu - self.mu_hat).abs()
+        reach = self.inner.mu + self.sign * distance * EXPANSION * 2.0**self.expansions
+        ahead = torch.isfinite(target) & (self.sign * (target - self.inner.mu) > 0)
+        far = ~ahead | (self.sign * (target - reach) > 0)
+        # Where t flattens out the parabola's root stays near; a search that is not yet close goes on by doubling.
+        doubled = self.inner.mu + self.sign * distance
+        lags = (self.expansions >= 2) & ~self.close & (self.sign * (target - doubled) < 0)
+        moved = distance > 0
+        target = torch.where(moved & far, reach, torch.where(moved & lags, doubled, target))
+        return torch.where(moved | ahead, target, self.bound)
 
 
 def _critical(critical: Critical, mu: Tensor) -> Tensor:
@@ -141,72 +201,89 @@ class CrossingFinder:
         return result.crossings()
 
     def _start(self, best: FitBatch, mu_hat: Tensor, sign: Tensor, bound: Tensor) -> _Search:
-        tangent = profile_tangent(best, self.column)
-        size = (bound - mu_hat).abs().clamp(max=1.0)
-        slope = -2 * tangent.slope
+        anchor = self._anchor(best, mu_hat, -_critical(self.critical, mu_hat), (bound - mu_hat).abs().clamp(max=1.0))
         # Inside the bounds the slope at the maximum is rounding; on a bound it points outwards of the maximum.
-        slope = torch.where(sign * slope > 0, slope, 0.0) - _critical_slope(self.critical, mu_hat, size)
-        return _Search(
-            index=torch.arange(len(mu_hat), device=mu_hat.device),
-            best=best,
-            mu_hat=mu_hat,
-            sign=sign.to(mu_hat),
-            bound=bound,
-            inner=mu_hat,
-            outer=sign * torch.full_like(mu_hat, torch.inf),
-            mu=mu_hat,
-            excess=-_critical(self.critical, mu_hat),
-            slope=slope,
-            curvature=(-2 * tangent.curvature).clamp_min(0.0),
-            point=best.values,
-            direction=tangent.direction,
+        inner = replace(
+            anchor,
+            slope=torch.where(sign * anchor.slope > 0, anchor.slope, 0.0),
+            curvature=anchor.curvature.clamp_min(0.0),
         )
+        outer = replace(anchor, mu=sign * torch.full_like(mu_hat, torch.inf), excess=torch.full_like(mu_hat, torch.inf))
+        index = torch.arange(len(mu_hat), device=mu_hat.device)
+        none = torch.zeros_like(index)
+        return _Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, -inner.excess, none, none)
+
+    def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor) -> _Anchor:
+        tangent = profile_tangent(fits, self.column)
+        slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size)
+        return _Anchor(mu, excess, slope, -2 * tangent.curvature, fits.values, tangent.direction)
 
     def _step(self, s: _Search, result: CrossingCollector) -> _Search:
         """Make one conditional fit for every search; write down and drop those that end."""
-        mu = s.next()
-        start = s.point + (mu - s.mu).unsqueeze(-1) * s.direction
+        mu, start = s.next()
         open_ended = ~torch.isfinite(mu)
-        result.end(s.index, open_ended, CrossingStatus.NO_CROSSING)
         if bool(open_ended.any()):
+            result.end(s.index, open_ended, CrossingStatus.NO_CROSSING)
             s, mu, start = take_rows(s, ~open_ended), mu[~open_ended], start[~open_ended]
-        if not len(mu):
-            return s
-        fits = fit_batch(self.likelihood, {**self.fixed, self.poi: mu}, s.best.rows, start, self.options)
+            if not len(mu):
+                return s
+        fits = self._fit(s, mu, start)
         t = 2 * (s.best.log_likelihood - fits.log_likelihood)
         c = _critical(self.critical, mu)
-        excess = t - c
         result.write(s.index, mu, t, c, fits)
+        anchor = self._anchor(fits, mu, t - c, (mu - s.mu_hat).abs())
+        stopped = (mu == s.bound) & (t < c)
+        s = _updated(s, anchor, c)
         better = t < BETTER
+        found = self._finish(s, anchor, c, better, result)
         result.better[s.index] = better
-        beyond = excess >= 0
-        stopped = (mu == s.bound) & ~beyond
-        self._update(s, mu, excess, beyond, fits)
-        move = s.root()
-        near = (excess.abs() <= CLOSE * c.abs()) & (move.abs() <= MOVE * (mu - s.mu_hat).abs())
-        inside = (s.sign * (mu + move - s.inner) >= 0) & (s.sign * (mu + move - s.outer) <= 0)
-        found = (near & inside) | (excess == 0) | ((s.outer - s.inner).abs() <= 1e-13 * mu.abs())
-        ends = found & ~better
-        move = torch.where(near & inside, move, 0.0)[ends]
-        crossed = _critical(self.critical, mu[ends] + move)
-        result.finish(s.index[ends], move, s.direction[ends], s.best.log_likelihood[ends], crossed)
         result.end(s.index, stopped & ~found, CrossingStatus.NO_CROSSING)
         lost = (~fits.success & torch.isfinite(fits.log_likelihood)) | torch.isnan(t)
         result.end(s.index, lost | better, CrossingStatus.FAILED)
         return take_rows(s, ~(found | stopped | lost | better))
 
-    def _update(self, s: _Search, mu: Tensor, excess: Tensor, beyond: Tensor, fits: FitBatch) -> None:
-        """Tighten the brackets and move the local parabolas to the new points, where those are finite."""
-        s.inner = torch.where(beyond, s.inner, mu)
-        s.outer = torch.where(beyond, mu, s.outer)
-        tangent: Tangent = profile_tangent(fits, self.column)
-        here = torch.isfinite(excess)
-        column = here.unsqueeze(-1)
-        size = (mu - s.mu_hat).abs()
-        slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size)
-        s.mu = torch.where(here, mu, s.mu)
-        s.excess = torch.where(here, excess, s.excess)
-        s.slope = torch.where(here, slope, s.slope)
-        s.curvature = torch.where(here, -2 * tangent.curvature, s.curvature)
-        s.point = torch.where(column, fits.values, s.point)
-        s.direction = torch.where(column, tangent.direction, s.direction)
+    def _fit(self, s: _Search, mu: Tensor, start: Tensor) -> FitBatch:
+        """Return conditional fits, from several starts where t seems to jump."""
+        fits = fit_batch(self.likelihood, {**self.fixed, self.poi: mu}, s.best.rows, start, self.options)
+        jumps = s.suspicious.nonzero().flatten()
+        if not len(jumps):
+            return fits
+        options = self.options or FitOptions()
+        options = replace(options, starts=max(options.starts, JUMP_STARTS))
+        at: dict[str, float | Tensor] = {**self.fixed, self.poi: mu[jumps]}
+        return fits.put(jumps, fit_batch(self.likelihood, at, s.best.rows[jumps], start[jumps], options))
+
+    def _finish(
+        self, s: _Search, anchor: _Anchor, critical: Tensor, better: Tensor, result: CrossingCollector
+    ) -> Tensor:
+        """Write down the searches that are as good as at their crossing; return which (A,)."""
+        move = anchor.root(s.sign)
+        small = (anchor.excess.abs() <= CLOSE * critical.abs()) & (move.abs() <= MOVE * (anchor.mu - s.mu_hat).abs())
+        small = small & (s.within(anchor.mu + move) | (anchor.mu + move == anchor.mu))
+        width = (s.outer.mu - s.inner.mu).abs()
+        found = (small | (anchor.excess == 0) | (width <= NARROW * anchor.mu.abs())) & ~better
+        move = torch.where(small, move, 0.0)[found]
+        crossed = _critical(self.critical, anchor.mu[found] + move)
+        result.finish(s.index[found], move, anchor.direction[found], s.best.log_likelihood[found], crossed)
+        return found
+
+
+def _updated(s: _Search, anchor: _Anchor, critical: Tensor) -> _Search:
+    """Return the searches with the new points as inner or outer ends of their brackets.
+
+    A suspicious outer end that turns out to lie below the critical value opens the bracket again.
+    """
+    beyond = (anchor.excess >= 0).nonzero().flatten()
+    before = (~(anchor.excess >= 0)).nonzero().flatten()
+    outer = put_rows(s.outer, beyond, take_rows(anchor, beyond))
+    reopened = s.suspicious & ~(anchor.excess >= 0)
+    unknown = s.sign * torch.full_like(s.mu_hat, torch.inf)
+    halved = s.bracketed & ((anchor.mu == s.middle) | s.suspicious)
+    return replace(
+        s,
+        inner=put_rows(s.inner, before, take_rows(anchor, before)),
+        outer=replace(outer, mu=torch.where(reopened, unknown, outer.mu)),
+        critical=critical,
+        expansions=s.expansions + (~s.bracketed & (s.inner.mu != s.mu_hat)),
+        halvings=torch.where(reopened, 0, s.halvings + halved.long()),
+    )

@@ -18,9 +18,10 @@ from inference.results import FitResult, number, provenance
 def covariances(batch: FitBatch) -> tuple[Tensor, Tensor]:
     """Return the covariance of the parameters (B, P, P) and whether it exists (B,).
 
-    The inverse of -d2 ln L over the parameters that are neither held nor on a bound; zero elsewhere.
+    The inverse of -d2 ln L over the parameters that are neither held nor on a bound, and on which ln L depends; zero
+    elsewhere.
     """
-    free = ~(batch.held | batch.at_bound)
+    free = ~(batch.held | batch.at_bound) & (batch.hessian.diagonal(dim1=-2, dim2=-1) < 0)
     eye = torch.eye(free.shape[-1], dtype=torch.float64, device=free.device)
     pair = free[:, :, None] & free[:, None, :]
     information = torch.where(pair, -batch.hessian, eye)
@@ -38,7 +39,7 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
     one = batch.take(torch.tensor([row]))
     names, parameters = likelihood.parameters.names, likelihood.parameters
     covariance, exists = covariances(one)
-    free = [j for j, n in enumerate(names) if bool(exists) and not bool(one.held[0, j] | one.at_bound[0, j])]
+    free = [j for j in range(len(names)) if bool(exists) and float(covariance[0, j, j]) > 0]
     errors = {n: number(math.sqrt(float(covariance[0, j, j]))) if j in free else None for j, n in enumerate(names)}
     centres = per_row(likelihood.data.centres, one.rows)[0].tolist()
     widths = dict(zip(names, parameters.constraint_widths().tolist(), strict=True))

@@ -33,7 +33,8 @@ def profile_tangent(batch: FitBatch, poi: int) -> Tangent:
 
     Where H_nn is not negative definite the other parameters are taken to stand still.
     """
-    follows = batch.smooth.clone()
+    # A parameter without curvature acts on nothing here.
+    follows = batch.smooth & (batch.hessian.diagonal(dim1=-2, dim2=-1) < 0)
     follows[:, poi] = False
     p = follows.shape[-1]
     eye = torch.eye(p, dtype=torch.float64, device=follows.device)
