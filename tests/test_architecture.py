@@ -188,7 +188,10 @@ ORDER: dict[str, tuple[str, ...]] = {
         "model",
         "plots",
         "report",
+        "study_plots",
+        "study_report",
         "cli_options",
+        "study_cli",
         "cli",
     ),
 }
