@@ -20,11 +20,14 @@ ROWS = 32_768
 LEVELS = (0.0005, 0.01, 0.1, 0.4, 0.7, 0.95, 0.995, 0.9998)
 """Conditional quantiles between which the quadrature has its panels."""
 
-UNIFORM, UNIFORM_EDGES = 0.1, (0.02, 0.98)
-"""A coordinate whose conditional quantiles are never further from uniform has only these inner panel edges."""
+UNIFORM = 0.1
+"""A coordinate whose conditional quantiles are never further than this from uniform needs no panels."""
 
-NODES = {1: 16, 2: 8, 3: 4}
-"""Nodes of a panel, by the number of observables; 3 where there are more."""
+LATTICE = 128
+"""Points of the lattice that covers the leading near-uniform coordinates."""
+
+NODES = {1: 16, 2: 8}
+"""Nodes of a panel, by the number of coordinates that have panels; 6 where there are more."""
 
 
 class NllResult(NamedTuple):
@@ -52,36 +55,62 @@ def log_density(flow: ConditionalFlow, events: UnitEvents) -> Tensor:
 
 @torch.no_grad()
 def normalisation(flow: ConditionalFlow, theta: Tensor) -> float:
-    """Return the integral of p(u | theta) over the unit cube at theta (K,), by nested quadrature in float64.
+    """Return the integral of p(u | theta) over the unit cube at theta (K,), by quadrature in float64.
 
-    One coordinate after the other, in autoregressive order, is covered with Gauss-Legendre panels between quantiles of
-    the flow's own conditional distribution: nodes lie where the density is. Where the panels lie does not affect what
-    the rule converges to.
+    The leading coordinates, in autoregressive order, that are close to uniform are covered by a rank-1 lattice, which
+    resolves weak ripples with few points. Each further one has Gauss-Legendre panels between quantiles of the flow's
+    own conditional distribution: nodes lie where the density is. Where they lie does not affect what the rule
+    converges to.
     """
     exact = copy.deepcopy(flow).double()
     order = flow.config.permutation
-    u, weight = torch.full((1, len(order)), 0.5, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    for place, column in enumerate(order):
-        edges = _conditional_quantiles(flow, theta, u, place, column)
-        rule = 5 if edges.shape[1] == len(UNIFORM_EDGES) + 2 else NODES.get(len(order), 3)
-        nodes, node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(rule))
+    u, placed = _lattice(flow, theta)
+    weight = torch.full((len(u),), 1.0 / len(u), dtype=torch.float64)
+    rule = np.polynomial.legendre.leggauss(NODES.get(len(order) - placed, 6))
+    nodes, node_weights = (torch.from_numpy(a) for a in rule)
+    for place in range(placed, len(order)):
+        edges = _conditional_quantiles(flow, theta, u, place)
         half = (edges.diff(dim=-1) / 2).unsqueeze(-1)
         values = (edges[:, :-1, None] + half * (1 + nodes)).reshape(len(u), -1)
         weight = (weight[:, None] * (half * node_weights).reshape(len(u), -1)).reshape(-1)
         u = u.repeat_interleave(values.shape[1], dim=0)
-        u[:, column] = values.reshape(-1)
+        u[:, order[place]] = values.reshape(-1)
     log_p = log_density(exact, UnitEvents(u, theta.expand(len(u), -1), weight))
     return float((weight * log_p.exp()).sum())
 
 
-def _conditional_quantiles(flow: ConditionalFlow, theta: Tensor, u: Tensor, place: int, column: int) -> Tensor:
+def _lattice(flow: ConditionalFlow, theta: Tensor) -> tuple[Tensor, int]:
+    """Return lattice points (n, D) over the leading near-uniform coordinates, 0.5 in the others, and their number.
+
+    The generators are powers of the golden ratio's generalisation to the dimension, whose points fill the cube evenly.
+    """
+    order = flow.config.permutation
+    u = torch.full((1, len(order)), 0.5, dtype=torch.float64)
+    placed = 0
+    while placed < len(order):
+        inner = _conditional_quantiles(flow, theta, u, placed)[:, 1:-1]
+        if float((inner - torch.tensor(LEVELS)).abs().max()) >= UNIFORM:
+            break
+        placed += 1
+    if placed == 0:
+        return u, 0
+    golden = 2.0
+    for _ in range(50):
+        golden = (1.0 + golden) ** (1.0 / (placed + 1))
+    u = u.repeat(LATTICE, 1)
+    steps = torch.arange(LATTICE, dtype=torch.float64) + 0.5
+    for place in range(placed):
+        u[:, order[place]] = steps / LATTICE if place == 0 else (steps * golden**-place) % 1
+    return u, placed
+
+
+def _conditional_quantiles(flow: ConditionalFlow, theta: Tensor, u: Tensor, place: int) -> Tensor:
     """Return panel edges (n, m) from 0 to 1 of one coordinate, given those before it in the rows of u (n, D)."""
     levels, theta = torch.tensor(LEVELS, dtype=flow.dtype), theta.to(flow.dtype)
     z = flow.to_base(u.to(flow.dtype), theta.expand(len(u), -1))[0].repeat_interleave(len(levels), dim=0)
     z[:, place] = levels.repeat(len(u))
-    inner = flow.from_base(z, theta.expand(len(z), -1))[:, column].reshape(len(u), -1).sort(dim=-1).values
-    if float((inner - levels).abs().max()) < UNIFORM:
-        inner = torch.tensor(UNIFORM_EDGES, dtype=flow.dtype).expand(len(u), -1)
+    inner = flow.from_base(z, theta.expand(len(z), -1))[:, flow.config.permutation[place]]
+    inner = inner.reshape(len(u), -1).sort(dim=-1).values
     return functional.pad(functional.pad(inner, (1, 0), value=0.0), (0, 1), value=1.0).double()
 
 
