@@ -84,6 +84,10 @@ class NestReference:
             return self.density
         return float(self._nest.GetDensity(self._detector.get_T_Kelvin(), self._detector.get_p_bar()))
 
+    def seed(self, seed: int) -> None:
+        """Set the seed of NEST's random numbers, which are global to the process."""
+        nestpy.RandomGen.rndm().set_seed(seed)
+
     def _yields(self, recoil: Recoil, energy: float) -> Any:
         kind = nestpy.interactions.beta if recoil == "er" else nestpy.interactions.NR
         return self._nest.GetYields(kind, energy, self.liquid_density, self.field)
