@@ -165,10 +165,11 @@ class _Newton:
         value, gradient, hessian, finite = self.evaluate(p.x, s.rows, p.cell)
         decrease = torch.where(finite, s.value - value, -p.reduction)
         noise = 16 * EPSILON * (1 + s.value.abs())
-        lower = (decrease >= ACCEPT * p.reduction) | ((p.reduction < 100 * noise) & (decrease >= -noise))
+        promised = p.reduction / s.stretch
+        lower = (decrease >= ACCEPT * promised) | ((promised < 100 * noise) & (decrease >= -noise))
         taken = finite & (p.look | lower)
-        self._resize(s, p, decrease / p.reduction.clamp_min(1e-300), finite, taken)
-        s.bent = ~taken & ~s.bent & ~p.look
+        self._resize(s, p, decrease / promised.clamp_min(1e-300), finite, taken)
+        s.bent = ~taken & ~s.bent & ~p.look & (s.stretch == 1)
         self._stretch(s, p, gradient, taken)
 
         column, block = taken.unsqueeze(-1), taken[:, None, None]
@@ -201,7 +202,7 @@ class _Newton:
         """
         shrunk = p.length * torch.where(finite, torch.where(taken, 0.5, 0.25), 0.1)
         failed = (~taken & s.bent) | (taken & (ratio < 0.25))
-        radius = torch.where(failed, shrunk, s.radius)
+        radius = torch.where(failed & (s.stretch == 1), shrunk, s.radius)
         radius = torch.where(taken & (ratio > 0.75) & p.limited, torch.maximum(s.radius, 3 * p.length), radius)
         tiny = p.reduction <= 100 * EPSILON * (1 + s.value.abs())
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
