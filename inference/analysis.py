@@ -115,6 +115,16 @@ class Analysis:
             self._likelihood = Likelihood(self.parameters, self.runs, self.data)
         return self._likelihood
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a reader of results must know: events per run, events dropped, surrogates not certified."""
+        lines = []
+        for name, events in self.data.events.items():
+            dropped = f", {events.n_dropped} outside the region of interest dropped" if events.n_dropped else ""
+            lines.append(f"run {name}: {len(events)} events{dropped}")
+        if self.uncertified:
+            lines.append(f"without a valid certificate: {', '.join(self.uncertified)}")
+        return tuple(lines)
+
     def set_fit_guesses(self, **fit_guesses: float) -> None:
         """Set where fits start, for the parameters given."""
         self.parameters.check(fit_guesses)

@@ -40,11 +40,8 @@ def _print_fit(console: Console, model: StatisticalModel, fit: FitResult) -> Non
         table.add_row(*row)
     console.print(table)
     console.print(f"fit: {fit.message}; ln L = {fit.log_likelihood}")
-    for name, events in model.data.events.items():
-        dropped = f", {events.n_dropped} outside the region of interest dropped" if events.n_dropped else ""
-        console.print(f"run {name}: {len(events)} events{dropped}")
-    if model.uncertified:
-        console.print(f"without a valid certificate: {', '.join(model.uncertified)}")
+    for line in model.remarks():
+        console.print(line)
 
 
 def _print_files(console: Console, files: ReportFiles) -> None:

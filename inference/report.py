@@ -20,10 +20,10 @@ from surrogate.errors import ConfigError
 
 Row = tuple[str, str, str, str, str]
 
-#: Points of the profile curve in a report.
-CURVE_POINTS = 41
-#: Start points of each of them: far from the best fit a morphed likelihood may have several maxima.
-CURVE_STARTS = 4
+#: Points of the profile curve in a report: of a smooth likelihood, and of one with kinks.
+SMOOTH_POINTS, KINKED_POINTS = 21, 41
+#: Start points of each where there are kinks: far from the best fit a morphed likelihood may have several maxima.
+KINKED_STARTS = 4
 
 #: Headings of :func:`fit_rows`.
 FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
@@ -96,8 +96,8 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def summary_text(fit: FitResult, interval: Interval | None = None) -> str:
-    """Return a fit and an interval as plain text."""
+def summary_text(fit: FitResult, interval: Interval | None = None, remarks: Sequence[str] = ()) -> str:
+    """Return a fit, an interval and what is to be said of both as plain text."""
     log_l = "not finite" if fit.log_likelihood is None else f"{fit.log_likelihood:.6f}"
     lines = [f"fit: {fit.message}", f"ln L = {log_l}", "", *_columns([FIT_HEADINGS, *fit_rows(fit)])]
     if fit.covariance_names:
@@ -105,6 +105,8 @@ def summary_text(fit: FitResult, interval: Interval | None = None) -> str:
         lines += ["", "correlations", *_columns([("", *numbers), *correlation_rows(fit)])]
     if interval is not None:
         lines += ["", *interval_lines(interval)]
+    if remarks:
+        lines += ["", *remarks]
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +138,7 @@ def write_report(
     found: Sequence[Projection],
     interval: Interval | None = None,
     curve: ProfileCurve | None = None,
+    remarks: Sequence[str] = (),
 ) -> ReportFiles:
     """Write ``result.json``, ``summary.txt``, figures and the records behind them into a directory.
 
@@ -151,6 +154,8 @@ def write_report(
         The interval; ``result.json`` holds it, else the fit.
     curve
         The profile behind the interval.
+    remarks
+        What is to be said of data and model.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -164,7 +169,7 @@ def write_report(
         curve.save(directory / "profile.json")
     summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
-        temporary.write_text(summary_text(fit, interval))
+        temporary.write_text(summary_text(fit, interval, remarks))
     return ReportFiles(directory, directory / "result.json", summary, figures)
 
 
@@ -183,7 +188,7 @@ def default_poi(parameters: ParameterSet) -> str:
     return found[0]
 
 
-def curve_grid(interval: Interval, points: int = CURVE_POINTS) -> tuple[float, ...]:
+def curve_grid(interval: Interval, points: int = KINKED_POINTS) -> tuple[float, ...]:
     """Return where a profile is worth drawing: over the interval, and some way beyond both ends."""
     best = interval.best_fit.values[interval.parameter]
     error = interval.best_fit.errors.get(interval.parameter) or abs(best) or 1.0
@@ -206,7 +211,7 @@ def fit_report(
 ) -> tuple[FitResult, ReportFiles]:
     """Fit and write the report; see :meth:`Analysis.fit_result`."""
     fit = analysis.fit_result(fixed)
-    return fit, write_report(directory, fit, analysis.projections(fit.values))
+    return fit, write_report(directory, fit, analysis.projections(fit.values), remarks=analysis.remarks())
 
 
 def limit_report(
@@ -220,6 +225,8 @@ def limit_report(
     """Set an interval and write the report; see :meth:`Analysis.interval`."""
     name = default_poi(analysis.parameters) if poi is None else poi
     interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
-    curve = analysis.profile(name, curve_grid(interval), fixed, FitOptions(starts=CURVE_STARTS))
+    kinked = bool(analysis.likelihood.breakpoints)
+    grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)
+    curve = analysis.profile(name, grid, fixed, FitOptions(starts=KINKED_STARTS if kinked else 1))
     found = analysis.projections(interval.best_fit.values)
-    return interval, write_report(directory, interval.best_fit, found, interval, curve)
+    return interval, write_report(directory, interval.best_fit, found, interval, curve, analysis.remarks())
