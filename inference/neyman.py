@@ -127,6 +127,8 @@ class NeymanInterval(Record):
         Whether every end lies where toys were made. Where it does not, c was continued and the grid should be widened.
     grid, critical, critical_low, critical_high
         The grid and the quantiles of the statistic on it, with their one-sigma intervals.
+    smooth, smooth_error
+        The curve c(mu) at the grid points, as the interval uses it, with its standard error.
     n_toys, n_failed
         Toys per grid point, and how many of them have no valid fits.
     n_refits
@@ -143,10 +145,17 @@ class NeymanInterval(Record):
     critical: tuple[float, ...]
     critical_low: tuple[float, ...]
     critical_high: tuple[float, ...]
+    smooth: tuple[float, ...]
+    smooth_error: tuple[float, ...]
     n_toys: tuple[int, ...]
     n_failed: tuple[int, ...]
     n_refits: int
     seed: int
+
+    @property
+    def success(self) -> bool:
+        """Whether the interval is found, and lies where toys were made."""
+        return self.interval.success and self.within_grid
 
 
 def neyman_interval(
@@ -192,6 +201,8 @@ def neyman_interval(
         critical=curve.value,
         critical_low=curve.low,
         critical_high=curve.high,
+        smooth=tuple(curve(torch.tensor(curve.mu, dtype=torch.float64)).tolist()),
+        smooth_error=tuple(curve.error(mu) for mu in curve.mu),
         n_toys=curve.n_toys,
         n_failed=curve.n_failed,
         n_refits=pairs.n_refits,

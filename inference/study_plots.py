@@ -1,0 +1,179 @@
+"""Figures of studies with toys: critical values, distributions of the statistic, sensitivity bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+from inference.neyman import NeymanInterval
+from inference.plots import COLOURS, DATA
+from inference.results import ProfileCurve
+from inference.sensitivity import SensitivityBand, ToyLimits
+from inference.toy_pairs import ToyPairs
+from surrogate.errors import DataError
+
+#: The colours of the one- and two-sigma bands that the field is used to.
+GREEN, YELLOW = "#00CC00", "#FFDD00"
+
+
+def _label(parameter: str) -> str:
+    return parameter.replace("_", " ")
+
+
+def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = None) -> Figure:
+    """Draw c(mu) from toys with its smooth curve, the asymptotic value, and t(mu) of the data where it is given."""
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    grid, value = np.array(found.grid), np.array(found.critical)
+    spread = [value - np.array(found.critical_low), np.array(found.critical_high) - value]
+    axes.errorbar(grid, value, yerr=spread, fmt="o", ms=4, color=COLOURS[4], label="toys")
+    smooth, error = np.array(found.smooth), np.array(found.smooth_error)
+    axes.plot(grid, smooth, color=COLOURS[4], lw=1.5)
+    axes.fill_between(grid, smooth - error, smooth + error, color=COLOURS[4], alpha=0.2, lw=0)
+    level = found.interval.confidence_level
+    asymptotic = stats.chi2.ppf(level if found.interval.kind == "central" else 2 * level - 1, 1)
+    axes.axhline(asymptotic, color=COLOURS[7], ls="--", lw=1, label=f"asymptotic {asymptotic:.3f}")
+    if curve is not None:
+        points = [(x, t) for x, t in zip(curve.grid, curve.t, strict=True) if t is not None]
+        axes.plot(*zip(*points, strict=True), color=DATA, lw=1.5, label="t of the data")
+    for end in (found.interval.lower, found.interval.upper):
+        if end.value is not None:
+            axes.axvline(end.value, color=COLOURS[5], lw=1, ls=":", label=f"limit {end.value:.4g}")
+    axes.set_xlabel(_label(found.interval.parameter))
+    axes.set_ylabel(f"{100 * level:.3g} % critical value")
+    axes.set_xlim(grid[0], grid[-1])
+    axes.set_ylim(0, 1.5 * max(asymptotic, float(value.max())))
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", most: int = 6) -> Figure:
+    """Draw the survival function of the statistic at some grid points, with the asymptotic one.
+
+    Parameters
+    ----------
+    pairs
+        Toys with their fits.
+    cl
+        The level at which critical values are read off.
+    statistic
+        Which one.
+    most
+        Most grid points drawn, evenly chosen.
+
+    Raises
+    ------
+    DataError
+        If there are no valid fits.
+    """
+    samples = pairs.statistics(statistic)
+    if not any(np.isfinite(t).any() for t in samples):
+        raise DataError("there are no toys with valid fits to draw")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
+    for k, g in enumerate(chosen):
+        t = np.sort(samples[g][np.isfinite(samples[g])])
+        survival = 1 - np.arange(len(t)) / len(t)
+        axes.step(t, survival, where="post", color=COLOURS[k % len(COLOURS)], label=f"{pairs.tested[g]:.4g}")
+    x = np.linspace(0, 12, 400)
+    axes.plot(x, stats.chi2.sf(x, 1), color=DATA, ls="--", lw=1, label="asymptotic")
+    axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 8)
+    axes.set_ylim(1e-3, 1)
+    axes.set_xlabel(statistic)
+    axes.set_ylabel("fraction of toys above")
+    axes.legend(frameon=False, title=_label(pairs.poi))
+    return figure
+
+
+def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
+    """Draw the distribution of the limits of toys, with the median and the one- and two-sigma intervals.
+
+    Raises
+    ------
+    DataError
+        If no toy has a limit.
+    """
+    values = limits.ends(band.end)
+    finite = values[np.isfinite(values) & (values > 0)]
+    if not len(finite):
+        raise DataError(f"no toy has a {band.end} limit, there is nothing to draw")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    edges = np.geomspace(finite.min(), finite.max(), 41)
+    for sigma, colour in ((2.0, YELLOW), (1.0, GREEN)):
+        low, high = _at(band, -sigma), min(float(np.nan_to_num(_at(band, sigma), nan=np.inf)), float(edges[-1]))
+        axes.axvspan(low, high, color=colour, lw=0, label=rf"$\pm {sigma:.0f}\sigma$")
+    axes.hist(finite, edges.tolist(), histtype="step", color=DATA, lw=1.4)
+    axes.axvline(_at(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {_at(band, 0.0):.4g}")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {_label(band.parameter)}")
+    axes.set_ylabel(f"toys of {band.n_toys}")
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_limits(
+    x: Sequence[float],
+    bands: Sequence[SensitivityBand],
+    observed: Sequence[float | None] | None = None,
+    xlabel: str = "WIMP mass [GeV]",
+    ylabel: str | None = None,
+    scale: float = 1.0,
+) -> Figure:
+    """Draw limits against mass with the median and the one- and two-sigma bands of background-only toys.
+
+    Parameters
+    ----------
+    x
+        Masses, increasing.
+    bands
+        One per mass, with the quantiles at -2, -1, 0, 1 and 2 sigma.
+    observed
+        The limit on the data at each mass, where there is one.
+    xlabel, ylabel
+        Labels of the axes; the parameter's name if None.
+    scale
+        Factor from the parameter to what is drawn, such as a cross section per unit of the multiplier.
+
+    Raises
+    ------
+    DataError
+        If there is no band, or their number is not that of the masses.
+    """
+    if not bands or len(bands) != len(x):
+        raise DataError(f"{len(bands)} bands for {len(x)} masses; one each is needed")
+    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    rows = {s: np.array([_at(band, s) for band in bands]) * scale for s in (-2.0, -1.0, 0.0, 1.0, 2.0)}
+    _draw_band(axes, x, rows[-2.0], rows[2.0], YELLOW, r"$\pm 2\sigma$")
+    _draw_band(axes, x, rows[-1.0], rows[1.0], GREEN, r"$\pm 1\sigma$")
+    axes.plot(x, rows[0.0], color=DATA, ls="--", lw=1.2, marker="_", label="median expected")
+    if observed is not None:
+        points = [(m, v * scale) for m, v in zip(x, observed, strict=True) if v is not None]
+        axes.plot(*zip(*points, strict=True), color=DATA, lw=1.6, marker="o", ms=4, label="observed")
+    axes.set_yscale("log")
+    if min(x) > 0 and max(x) / min(x) > 5:
+        axes.set_xscale("log")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(_label(bands[0].parameter) if ylabel is None else ylabel)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _at(band: SensitivityBand, sigma: float) -> float:
+    value = band.values[band.sigmas.index(sigma)]
+    return np.nan if value is None else value
+
+
+def _draw_band(axes: Axes, x: Sequence[float], low: np.ndarray, high: np.ndarray, colour: str, label: str) -> None:
+    if len(x) > 1:
+        axes.fill_between(x, low, high, color=colour, lw=0, label=label)
+    else:
+        axes.errorbar(x, (low + high) / 2, yerr=(high - low) / 2, color=colour, lw=12, label=label)
