@@ -57,6 +57,19 @@ VERBS: Mapping[str, Verb] = {
     "train": Verb("training.train_cli:train", "Train the surrogate of one source from an event file.", "Surrogates"),
     "validate": Verb("training.cli:validate", "Certify a surrogate against fresh events.", "Surrogates"),
     "inspect": Verb("training.cli:inspect", "Print what a checkpoint holds.", "Surrogates"),
+    "validate-simulator": Verb(
+        "training.simulator_cli:validate_simulator",
+        "Compare the simulator with NEST and with published rates.",
+        "Events",
+    ),
+    "plot-events": Verb(
+        "training.simulator_cli:plot_events", "Draw event files: their projections, and their bands together.", "Events"
+    ),
+    "convert-events": Verb(
+        "training.simulator_cli:convert_events",
+        "Convert event files of another program into one that surrogates train on.",
+        "Events",
+    ),
     "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
     "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),

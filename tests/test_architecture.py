@@ -115,6 +115,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "validation",
         "plots",
         "train",
+        "simulator_cli",
         "experiment_cli",
         "train_cli",
         "truth",

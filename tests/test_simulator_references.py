@@ -38,6 +38,11 @@ def test_missing_release(tmp_path: Path) -> None:
         compare_release(tmp_path, read_detector("xenonnt_light_like"), n=1000)
 
 
+def test_nothing_to_compare_with() -> None:
+    with pytest.raises(ConfigError, match="nothing to compare"):
+        validate_simulator(read_detector("lz_like"), nest=False)
+
+
 def test_verdicts() -> None:
     assert Comparison("x", 1.004, 1.0, 0.0, 0.005).passed
     assert not Comparison("x", 1.006, 1.0, 0.0, 0.005).passed

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from surrogate.errors import ConfigError
 from surrogate.template_io import read_templates
 from training.nest_reference import NestReference
 from training.simulator.beta_spectra import flat_spectrum
@@ -267,7 +268,7 @@ def validate_simulator(
     Raises
     ------
     ConfigError
-        If NEST is asked for and not installed.
+        If NEST is asked for and not installed, or nothing is left to compare with.
     DataError
         If a template of the release is missing.
     """
@@ -277,4 +278,6 @@ def validate_simulator(
             found += check(field, like)
     if light is not None and release is not None:
         found += compare_release(release, light)
+    if not found:
+        raise ConfigError("validate: nothing to compare with; give the release, or compare with NEST")
     return SimulatorReport(tuple(found))
