@@ -17,12 +17,16 @@ from surrogate.acceptance import AcceptanceModel
 from surrogate.errors import ConfigError
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_jet import flow_log_jet, has_closed_jet
+from surrogate.flow_kernel import FlowKernel, has_kernel
 from surrogate.jet import Jet, autograd_log_jet, jet_of_log
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 
 CHUNK = 2_048
-"""Rows whose density is evaluated at a time."""
+"""Rows whose density is evaluated at a time with gradients."""
+
+KERNEL_CHUNK = 131_072
+"""The same without; the kernel cuts them further."""
 
 JET_CHUNK = 512
 """The same for jets; it bounds the memory and lets the work fit into a core's cache."""
@@ -113,9 +117,39 @@ class FlowSource:
         Exactly -inf outside the region of interest; raises RangeError for theta outside the trained ranges.
         """
         self.nuisances.check(theta)
-        rows, shape = _flatten(x, theta, CHUNK)
-        parts = [self.flow.log_prob(some_x, some_theta) for some_x, some_theta in rows]
+        kernel = self._kernel
+        if kernel is None or (torch.is_grad_enabled() and (x.requires_grad or theta.requires_grad)):
+            rows, shape = _flatten(x, theta, CHUNK)
+            return torch.cat([self.flow.log_prob(some_x, some_theta) for some_x, some_theta in rows]).reshape(shape)
+        rows, shape = _flatten(x, theta, KERNEL_CHUNK)
+        parts = []
+        for some_x, some_theta in rows:
+            u, log_volume, inside = self.flow.to_unit(some_x)
+            parts.append(torch.where(inside, kernel.log_prob(u, some_theta) + log_volume, -torch.inf))
         return torch.cat(parts).reshape(shape)
+
+    def score(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln f (n,) and its gradient in theta (n, K), for x (n, D) and theta (n, K), to single precision.
+
+        Outside the region of interest ln f = -inf and the gradient is zero. Several times cheaper than a jet.
+        """
+        self.nuisances.check(theta)
+        kernel = self._single_kernel
+        if kernel is None:
+            jet = self.density_jet(x, theta)
+            return jet.log_scale, jet.gradient
+        u, log_volume, inside = self.flow.to_unit(x)
+        log_p, gradient = kernel.log_prob_gradient(u, theta)
+        return torch.where(inside, log_p + log_volume, -torch.inf), torch.where(inside.unsqueeze(-1), gradient, 0.0)
+
+    @cached_property
+    def _kernel(self) -> FlowKernel | None:
+        """The flow without automatic differentiation, where its family allows it."""
+        return FlowKernel.of(self.flow, self.flow.dtype) if has_kernel(self.flow.config) else None
+
+    @cached_property
+    def _single_kernel(self) -> FlowKernel | None:
+        return FlowKernel.of(self.flow, torch.float32) if has_kernel(self.flow.config) else None
 
     def expected_events(self, theta: Tensor) -> Tensor:
         """Return mu(theta) (*,) in events per tonne-year, float64 and differentiable, for theta (*, K)."""
