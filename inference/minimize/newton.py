@@ -208,6 +208,14 @@ class _Newton:
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
 
 
+def _last_step(s: MovingRows, p: _Proposal, converged: Tensor) -> None:
+    """Make the step that was not worth an evaluation: it squares the remaining distance to the minimum."""
+    step = torch.where(converged.unsqueeze(-1), p.x - s.x, 0.0)
+    s.x = torch.where(converged.unsqueeze(-1), p.x, s.x)
+    s.value = s.value - torch.where(converged, p.reduction, 0.0)
+    s.gradient = s.gradient + (s.hessian @ step.unsqueeze(-1)).squeeze(-1)
+
+
 def minimise(
     objective: Objective,
     start: Tensor,
@@ -261,6 +269,7 @@ def minimise(
         proposal, converged = newton.propose(state)
         stuck = ~converged & ((state.radius < SMALLEST_RADIUS) | (evaluations == options.max_evaluations))
         if bool((converged | stuck).any()):
+            _last_step(state, proposal, converged)
             result.finish(state, converged, FitStatus.CONVERGED, evaluations)
             result.finish(state, stuck, FitStatus.NOT_CONVERGED, evaluations)
             going = ~(converged | stuck)
