@@ -61,6 +61,23 @@ def name_numbers(words: Sequence[str] | None, option: str) -> dict[str, float]:
     return numbers
 
 
+def model_without_data(
+    path: Path,
+    folders: Sequence[Path] | None,
+    templates: Sequence[str] | None,
+    nominal: Sequence[str] | None,
+    uncertified: bool,
+) -> StatisticalModel:
+    """Build the model; the arguments are those of :func:`build_model`."""
+    return StatisticalModel.from_config(
+        path,
+        list(folders or []),
+        name_pairs(templates, "--template"),
+        name_numbers(nominal, "--nominal"),
+        uncertified,
+    )
+
+
 def build_model(
     path: Path,
     data: Path,
@@ -88,13 +105,7 @@ def build_model(
     uncertified
         Whether surrogates without a valid certificate are accepted.
     """
-    model = StatisticalModel.from_config(
-        path,
-        list(folders or []),
-        name_pairs(templates, "--template"),
-        name_numbers(nominal, "--nominal"),
-        uncertified,
-    )
+    model = model_without_data(path, folders, templates, nominal, uncertified)
     outside: Outside = "drop" if drop else "refuse"
     model.set_data(data, index, outside)
     return model
