@@ -20,7 +20,7 @@ ROWS = 32_768
 LEVELS = (0.0005, 0.01, 0.1, 0.4, 0.7, 0.95, 0.995, 0.9998)
 """Conditional quantiles between which the quadrature has its panels."""
 
-UNIFORM = 0.1
+UNIFORM = 0.02
 """A coordinate whose conditional quantiles are never further than this from uniform needs no panels."""
 
 LATTICE = 128
