@@ -75,7 +75,7 @@ VERBS: Mapping[str, Verb] = {
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
     "toys": Verb("inference.study_cli:toys", "Draw toy data sets into a file that alea reads.", "Studies with toys"),
     "neyman": Verb(
-        "inference.study_cli:neyman", "Set an interval with critical values from toys.", "Studies with toys"
+        "inference.neyman_cli:neyman", "Set an interval with critical values from toys.", "Studies with toys"
     ),
     "sensitivity": Verb(
         "inference.study_cli:sensitivity", "Return the median expected limit and its bands.", "Studies with toys"

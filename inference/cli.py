@@ -12,24 +12,33 @@ from rich.table import Table
 from inference.alea import read_alea
 from inference.asymptotics import IntervalKind
 from inference.cli_options import (
+    CertifiedOption,
     DataOption,
     DropOption,
     FolderOption,
     IndexOption,
     JsonOption,
+    LevelOption,
     ModelArgument,
     NominalOption,
     OutputOption,
+    PoiOption,
+    SeedOption,
     SetOption,
+    StoreOption,
     TemplateOption,
+    ToysOption,
+    WorkersOption,
     build_model,
     console_for,
     name_numbers,
     write_record,
 )
 from inference.model import StatisticalModel
+from inference.neyman_cli import NeymanOptions, limit_from_store, limit_with_toys
 from inference.report import FIT_HEADINGS, ReportFiles, fit_report, fit_rows, interval_lines, limit_report
 from inference.results import FitResult
+from surrogate.errors import ConfigError
 
 
 def _print_fit(console: Console, model: StatisticalModel, fit: FitResult) -> None:
@@ -81,10 +90,8 @@ def limit(
     model: ModelArgument,
     data: DataOption,
     output: OutputOption = Path("runs/limit"),
-    poi: Annotated[
-        str | None, typer.Option(help="Parameter of interest; the only unconstrained rate if left out.")
-    ] = None,
-    confidence_level: Annotated[float | None, typer.Option(help="Such as 0.9, the default of models.")] = None,
+    poi: PoiOption = None,
+    confidence_level: LevelOption = None,
     kind: Annotated[IntervalKind | None, typer.Option(help="central, upper or lower.")] = None,
     hold: SetOption = None,
     nominal: NominalOption = None,
@@ -92,17 +99,31 @@ def limit(
     template: TemplateOption = None,
     index: IndexOption = None,
     drop_outside: DropOption = False,
-    allow_uncertified: Annotated[
-        bool, typer.Option("--allow-uncertified", help="Accept surrogates without a valid certificate.")
-    ] = False,
+    allow_uncertified: CertifiedOption = False,
+    critical: Annotated[
+        str, typer.Option(help="Critical values: 'asymptotic', 'toys', or the store of a neyman study.")
+    ] = "asymptotic",
+    toys: ToysOption = 2000,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    store: StoreOption = None,
     record: JsonOption = None,
 ) -> int:
     """Set a limit or an interval on the parameter of interest.
 
     Prints the best fit and the limits, and writes the record, figures and a table. Exit code 1 if a fit did not
-    converge or the search for a limit failed.
+    converge or the search for a limit failed. With --critical toys it makes a Neyman construction, of which the verb
+    neyman has more options.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
+    if critical != "asymptotic":
+        if hold:
+            raise ConfigError("--set: parameters cannot be held in a Neyman construction; change the model instead")
+        chosen = kind or built.confidence_interval_kind
+        if critical != "toys":
+            return limit_from_store(built, Path(critical), confidence_level, chosen, output, record)
+        options = NeymanOptions(poi, confidence_level, chosen, toys, seed, workers, store)
+        return limit_with_toys(built, options, output, record)
     interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"))
     console = console_for(record)
     _print_fit(console, built, interval.best_fit)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from inference.asymptotics import IntervalKind
 from inference.data import Outside
 from inference.model import StatisticalModel
+from inference.study import StudyPlan, make_executor
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
 
@@ -35,6 +39,19 @@ TemplateOption = Annotated[
 IndexOption = Annotated[int | None, typer.Option(help="Which data set of a file that holds several.")]
 DropOption = Annotated[bool, typer.Option("--drop-outside", help="Drop events outside the region of interest.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")]
+
+PoiOption = Annotated[str | None, typer.Option(help="Parameter of interest; the only unconstrained rate if left out.")]
+LevelOption = Annotated[float | None, typer.Option(help="Such as 0.9, the default of models.")]
+KindOption = Annotated[IntervalKind, typer.Option(help="central (two-sided, unified), upper or lower.")]
+ToysOption = Annotated[int, typer.Option("--toys", "-n", min=1, help="Toys per point.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Toy k of a seed is the same in any run, on any machine.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]
+StoreOption = Annotated[
+    Path | None, typer.Option(help="HDF5 file that collects the toys; a study that was interrupted goes on from it.")
+]
+CertifiedOption = Annotated[
+    bool, typer.Option("--allow-uncertified", help="Accept surrogates without a valid certificate.")
+]
 
 
 def name_pairs(words: Sequence[str] | None, option: str) -> dict[str, str]:
@@ -124,3 +141,16 @@ def write_record(record: Path | None, result: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     else:
         write_json(record, result)
+
+
+@contextmanager
+def study_plan(console: Console, workers: int, store: Path | None) -> Iterator[StudyPlan]:
+    """Yield a plan whose progress is drawn on the console."""
+    columns = (TextColumn("toys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("toys")
+        yield StudyPlan(
+            path=store,
+            executor=make_executor(workers),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )

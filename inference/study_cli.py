@@ -1,95 +1,56 @@
-"""The verbs ``toys``, ``neyman``, ``sensitivity``, ``coverage`` and ``discovery``."""
+"""The verbs ``toys``, ``sensitivity``, ``coverage`` and ``discovery``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from inference.asymptotics import IntervalKind
 from inference.cli_options import (
+    CertifiedOption,
     DataOption,
     DropOption,
     FolderOption,
     IndexOption,
     JsonOption,
+    KindOption,
+    LevelOption,
     ModelArgument,
     NominalOption,
     OutputOption,
+    PoiOption,
+    SeedOption,
     SetOption,
+    StoreOption,
     TemplateOption,
+    ToysOption,
+    WorkersOption,
     build_model,
     console_for,
     model_without_data,
     name_numbers,
+    study_plan,
     write_record,
 )
 from inference.data_io import write_toys
-from inference.neyman import NeymanInterval
 from inference.record import FORMAT
-from inference.report import default_poi, interval_lines
-from inference.study import StudyPlan, make_executor
+from inference.report import default_poi
 from inference.study_report import (
     ToySettings,
     coverage_study,
     discovery_study,
-    neyman_study,
     sensitivity_study,
     stored_critical,
-    write_neyman,
     write_sensitivity,
 )
 from inference.toy_tables import toy_tables
 from inference.toys import draw_toys
-from surrogate.errors import ConfigError, unknown_name
 
-PoiOption = Annotated[str | None, typer.Option(help="Parameter of interest; the only unconstrained rate if left out.")]
-LevelOption = Annotated[float | None, typer.Option(help="Such as 0.9, the default of models.")]
-KindOption = Annotated[IntervalKind, typer.Option(help="central (two-sided, unified), upper or lower.")]
-ToysOption = Annotated[int, typer.Option("--toys", "-n", min=1, help="Toys per point.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Toy k of a seed is the same in any run, on any machine.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]
-StoreOption = Annotated[
-    Path | None, typer.Option(help="HDF5 file that collects the toys; a study that was interrupted goes on from it.")
-]
 CriticalOption = Annotated[
     Path | None, typer.Option("--critical", help="Store of a neyman study with the critical values; else asymptotic.")
 ]
-CertifiedOption = Annotated[
-    bool, typer.Option("--allow-uncertified", help="Accept surrogates without a valid certificate.")
-]
-
-
-NUISANCES = ("profiled", "nominal")
-
-
-@contextmanager
-def study_plan(console: Console, workers: int, store: Path | None) -> Iterator[StudyPlan]:
-    """Yield a plan whose progress is drawn on the console."""
-    columns = (TextColumn("toys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("toys")
-        yield StudyPlan(
-            path=store,
-            executor=make_executor(workers),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
-
-
-def _grid(words: Sequence[float] | None, points: int) -> list[float] | None:
-    """Return equally spaced points over a range given by two numbers."""
-    if words is None:
-        return None
-    low, high = words
-    if points < 2 or not low < high:
-        raise ConfigError(f"--range {low} {high}: needs low < high and --points of at least 2, got {points}")
-    return [low + (high - low) * k / (points - 1) for k in range(points)]
 
 
 def toys(
@@ -114,73 +75,6 @@ def toys(
     facts = {"n": n, "seed": seed, "truth": built.parameters.mapping(truth), "file": str(output)}
     write_record(record, {"record": "Toys", "format": FORMAT, **facts})
     return 0
-
-
-def print_neyman(console: Console, found: NeymanInterval) -> None:
-    """Print an interval with critical values from toys."""
-    for line in interval_lines(found.interval):
-        console.print(line)
-    ends = (("lower", found.lower_error), ("upper", found.upper_error))
-    errors = [f"{end} +- {error:.2g}" for end, error in ends if error is not None]
-    console.print(f"errors of the ends from the number of toys: {', '.join(errors) or 'none'}")
-    console.print(f"toys {sum(found.n_toys)}, fits repeated {found.n_refits}, without valid fits {sum(found.n_failed)}")
-    if not found.within_grid:
-        console.print("a limit lies beyond the points at which toys were made; widen --range")
-
-
-def neyman(
-    model: ModelArgument,
-    data: DataOption,
-    output: OutputOption = Path("runs/neyman"),
-    poi: PoiOption = None,
-    confidence_level: LevelOption = None,
-    kind: KindOption = "central",
-    n: ToysOption = 2000,
-    points: Annotated[int, typer.Option(help="Grid points of the parameter of interest.")] = 12,
-    within: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--range", help="Where the grid lies; else around the asymptotic limit."),
-    ] = None,
-    nuisances: Annotated[
-        str, typer.Option(help="Of the toys: 'profiled' to the data at each point, or 'nominal'.")
-    ] = "profiled",
-    seed: SeedOption = 0,
-    workers: WorkersOption = 1,
-    store: StoreOption = None,
-    nominal: NominalOption = None,
-    template_path: FolderOption = None,
-    template: TemplateOption = None,
-    index: IndexOption = None,
-    drop_outside: DropOption = False,
-    allow_uncertified: CertifiedOption = False,
-    record: JsonOption = None,
-) -> int:
-    """Set an interval with critical values from a toy Neyman construction.
-
-    Prints the interval with its errors from the number of toys, and writes the record and figures. Exit code 1 if a fit
-    failed or a limit lies beyond the grid.
-    """
-    if nuisances not in NUISANCES:
-        raise ConfigError(unknown_name("choice", nuisances, NUISANCES, "--nuisances"))
-    built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
-    name = default_poi(built.parameters) if poi is None else poi
-    console = console_for(record)
-    with study_plan(console, workers, store) as plan:
-        found, pairs = neyman_study(
-            built,
-            name,
-            ToySettings(n, seed, plan),
-            _grid(within, points),
-            points,
-            None if nuisances == "profiled" else {},
-            kind,
-            confidence_level,
-        )
-    print_neyman(console, found)
-    for what, path in write_neyman(built, found, pairs, output).items():
-        console.print(f"{what:<9}{path}")
-    write_record(record, found.to_dict())
-    return 0 if found.success else 1
 
 
 def sensitivity(

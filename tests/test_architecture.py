@@ -177,6 +177,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "discovery",
         "sensitivity",
         "coverage",
+        "alea_results",
         "conversion",
         "expressions",
         "config",
@@ -193,6 +194,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "study_report",
         "cli_options",
         "study_cli",
+        "neyman_cli",
         "cli",
     ),
 }
@@ -220,6 +222,7 @@ KNOWN_ONLY_TO: dict[str, set[str] | None] = {
         "training/foreign_files.py",
         "inference/storage.py",
         "inference/data_io.py",
+        "inference/alea_results.py",
     },
     "matplotlib": {"training/*plots.py", "inference/*plots.py"},
     "wimprates": set(),

@@ -1,0 +1,135 @@
+"""The verbs of studies with toys: what they print and write, and their exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import model_files
+import numpy as np
+import pytest
+import torch
+
+import xeflow
+from inference.alea_results import fit_hypotheses, read_fits, write_fits
+from inference.discovery import Discovery
+from inference.model import StatisticalModel
+from inference.neyman import NeymanInterval
+from inference.sensitivity import SensitivityBand
+from inference.study_plots import plot_limits
+from inference.toy_pairs import read_pairs
+from inference.toys import draw_toys
+from surrogate.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("studies")
+    path = model_files.write_model(folder)
+    np.savez(folder / "data.npz", **dict(zip(("sr0", "sr1", "ancillary"), model_files.data(), strict=True)))
+    return folder, str(path), str(folder / "data.npz")
+
+
+@pytest.fixture(scope="module")
+def construction(files):
+    """The store of a small construction and its record."""
+    folder, model, data = files
+    words = ["limit", model, "--data", data, "--critical", "toys", "--toys", "150", "--store", str(folder / "n.h5")]
+    code = xeflow.main([*words, "--output", str(folder / "out"), "--json", str(folder / "n.json")])
+    return code, folder / "n.h5", NeymanInterval.from_json((folder / "n.json").read_text())
+
+
+def test_limit_with_toys(files, construction, capsys):
+    folder, model, data = files
+    code, store, found = construction
+    assert code == 0
+    assert found.interval.critical_values == "toys"
+    assert 4 < found.interval.upper.value < 9
+    assert len(found.grid) == 12
+    assert set(found.n_toys) == {150}
+    for name in ("neyman.json", "critical_values.png", "statistic.png"):
+        assert (folder / "out" / name).stat().st_size > 0
+    assert len(read_pairs(store).fits) == 1800
+    # The same store gives the same limit without a single toy.
+    words = ["limit", model, "--data", data, "--critical", str(store), "--output", str(folder / "again")]
+    assert xeflow.main([*words, "--json", str(folder / "again.json")]) == 0
+    assert NeymanInterval.from_json((folder / "again.json").read_text()) == found
+    assert "upper limit" in capsys.readouterr().out
+
+
+def test_a_limit_beyond_the_grid_fails_its_check(files, tmp_path, capsys):
+    _, model, data = files
+    words = ["neyman", model, "--data", data, "--toys", "30", "--points", "3", "--range", "0", "2", "--nuisances"]
+    assert xeflow.main([*words, "nominal", "--output", str(tmp_path)]) == 1
+    assert "widen the range" in capsys.readouterr().out
+    assert xeflow.main([*words, "nominell", "--output", str(tmp_path)]) == 2
+    assert "did you mean 'nominal'" in capsys.readouterr().err
+
+
+def test_sensitivity(files, construction, capsys):
+    folder, model, _ = files
+    words = ["sensitivity", model, "--toys", "60", "--critical", str(construction[1]), "--output", str(folder / "s")]
+    assert xeflow.main([*words, "--json", str(folder / "s.json")]) == 0
+    band = SensitivityBand.from_json((folder / "s.json").read_text())
+    assert band.n_toys == 60
+    assert band.values[1] < band.median < band.values[3]
+    assert (folder / "s" / "sensitivity.png").stat().st_size > 0
+    assert "+0 sigma" in capsys.readouterr().out
+    figure = plot_limits([6.0, 50.0], [band, band], [3.0, None])
+    assert figure.axes[0].get_yscale() == "log"
+    with pytest.raises(DataError, match="one each is needed"):
+        plot_limits([6.0], [band, band])
+
+
+def test_coverage_and_discovery(files, construction, tmp_path, capsys):
+    _, model, data = files
+    record = tmp_path / "coverage.json"
+    words = ["coverage", model, "--at", "0", "--at", "2", "--toys", "80", "--critical", str(construction[1])]
+    assert xeflow.main([*words, "--json", str(record)]) == 0
+    points = json.loads(record.read_text())["points"]
+    assert [p["truth"]["wimp_rate_multiplier"] for p in points] == [0.0, 2.0]
+    assert all(0.7 < p["coverage"] <= 1.0 for p in points)
+    assert "covered" in capsys.readouterr().out
+    assert xeflow.main(["discovery", model, "--data", data, "--toys", "60", "--json", "-"]) == 0
+    found = Discovery.from_json(capsys.readouterr().out)
+    assert found.n_toys == 60
+    assert 0 < found.p0 <= 0.5
+
+
+def test_toys_in_the_layout_of_alea(files, tmp_path):
+    _, model, _ = files
+    path = tmp_path / "toys.h5"
+    words = ["toys", model, "--toys", "4", "--seed", "9", "--set", "er_rate_multiplier=1.2", "--output", str(path)]
+    assert xeflow.main(words) == 0
+    built = StatisticalModel.from_config(model)
+    with h5py.File(path) as file:
+        assert json.loads(file.attrs["n_datasets"]) == 4
+        stored = file["3/sr0"][()]
+    again = built.generate_data(seed=9, toy=3, er_rate_multiplier=1.2)
+    np.testing.assert_array_equal(stored, again["sr0"])
+    built.set_data(path, index=3)
+    assert len(built.data.events["sr0"]) == len(stored)
+
+
+def test_fits_in_the_layout_of_alea(files, tmp_path):
+    built = StatisticalModel.from_config(files[1])
+    truth = {"wimp_rate_multiplier": 1.0}
+    toys = draw_toys(built.parameters, built.runs, built.parameters.vector(truth), torch.arange(5), 3)
+    tables = fit_hypotheses(built.parameters, built.runs, toys, "wimp_rate_multiplier", 2.7055)
+    path = tmp_path / "fits.h5"
+    full = built.parameters.mapping(built.parameters.vector(truth))
+    write_fits(path, tables, "wimp_rate_multiplier", full, built.parameters, built.runs, 3)
+    read, attributes = read_fits(path)
+    assert attributes["poi"] == "wimp_rate_multiplier"
+    assert attributes["generate_values"] == full
+    assert attributes["expectation_values"]["er"] > 0
+    free, zero = read["free"], read["zero"]
+    assert list(free.dtype.names) == [*sorted(built.parameters.names), "ll", "dl", "ul", "valid_fit"]
+    assert free["valid_fit"].all()
+    assert (free["ll"] >= zero["ll"] - 1e-9).all()
+    assert (free["ll"] >= read["true"]["ll"] - 1e-9).all()
+    assert (zero["wimp_rate_multiplier"] == 0).all()
+    assert (free["ul"] > free["wimp_rate_multiplier"]).all()
+    assert np.isnan(zero["ul"]).all()
+    with pytest.raises(DataError, match="no result file"):
+        read_fits(files[2])
