@@ -161,6 +161,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "intervals",
         "philox",
         "toys",
+        "asimov",
         "toy_tables",
         "toy_fits",
         "study_record",

@@ -162,3 +162,16 @@ def test_a_killed_study_goes_on(tmp_path):
     assert 10 <= len(before["toy"]) < 800
     rows = run_study(HEADER, Squares(), 2, 400, StudyPlan(100, path))
     np.testing.assert_array_equal(rows["square"], expected(2, 400)[1])
+
+
+def test_a_dask_cluster_gives_the_same_rows():
+    distributed = pytest.importorskip("distributed", reason="needs the extra xeflow[cluster]")
+    executor = pytest.importorskip("inference.distributed").DaskExecutor
+    serial = run_study(HEADER, Squares(), 2, 12, StudyPlan(5))
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    with distributed.Client(**options) as client:
+        found = run_study(HEADER, Squares(), 2, 12, StudyPlan(3, executor=executor(client)))
+        with pytest.raises(RuntimeError, match="no such toy"):
+            run_study(HEADER, Squares(fails_at=3), 1, 12, StudyPlan(3, executor=executor(client)))
+    for name in serial:
+        np.testing.assert_array_equal(serial[name], found[name])
