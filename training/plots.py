@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from surrogate.atomic import replacing_file
-from surrogate.observables import ObservableSpace
+from surrogate.observables import Observable, ObservableSpace
 from training.event_set import UnitEvents
 from training.history import History
 from training.validation import Measurements
@@ -89,6 +92,7 @@ def plot_marginals(measured: Measurements, space: ObservableSpace) -> Figure:
         axes[1, d].set_xlabel(_label(observable.name, observable.unit))
         if observable.scale == "log":
             axes[1, d].set_xscale("log")
+            _plain_numbers(axes[1, d].xaxis, observable)
     axes[0, 0].set_ylabel("events")
     axes[1, 0].set_ylabel("fresh / surrogate")
     figure.suptitle("Fresh events (points) and surrogate (lines) at three thetas", fontsize=10)
@@ -216,6 +220,17 @@ def _name_axes(axes: Axes, space: ObservableSpace, first: int, second: int) -> N
     axes.set_ylabel(_label(b.name, b.unit))
     axes.set_xscale("log" if a.scale == "log" else "linear")
     axes.set_yscale("log" if b.scale == "log" else "linear")
+    for axis, observable in ((axes.xaxis, a), (axes.yaxis, b)):
+        if observable.scale == "log":
+            _plain_numbers(axis, observable)
+
+
+def _plain_numbers(axis: Axis, observable: Observable) -> None:
+    """Label a logarithmic axis with few, plain numbers: those of matplotlib overlap on less than two decades."""
+    ratio = observable.high / observable.low if observable.low > 0 else math.inf
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1, 3) if ratio < 1000 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _label(name: str, unit: str) -> str:
