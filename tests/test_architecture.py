@@ -150,6 +150,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "minimize.quadratic",
         "minimize.newton",
         "minimize",
+        "fit_rows",
+        "fitter",
         "batch_fit",
         "results",
         "fit",
