@@ -21,7 +21,7 @@ from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.profile import profile_curve
-from inference.projections import Projection, projections
+from inference.projections import Projection, Views, project
 from inference.results import FitResult, Interval, ProfileCurve
 from inference.science_run import ScienceRun, expected_counts
 from surrogate.errors import DataError, UncertifiedError
@@ -142,7 +142,11 @@ class Analysis:
 
     def projections(self, values: Mapping[str, float]) -> tuple[Projection, ...]:
         """Return data and expectation of every run in each of its observables."""
-        return projections(self.parameters, self.runs, self.data, values)
+        return self.views(values).projections
+
+    def views(self, values: Mapping[str, float], raised: Mapping[str, float] | None = None) -> Views:
+        """Return the same with the plane of the first two observables, and rates also at raised values."""
+        return project(self.parameters, self.runs, self.data, values, raised)
 
     def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
         """Maximise the likelihood with some parameters held."""
@@ -154,9 +158,10 @@ class Analysis:
         grid: Sequence[float],
         fixed: Mapping[str, float] | None = None,
         options: FitOptions | None = None,
+        near: Sequence[FitResult] = (),
     ) -> ProfileCurve:
-        """Return the profile likelihood ratio of one parameter on a grid."""
-        return profile_curve(self.likelihood, poi, grid, fixed, options)
+        """Return the profile likelihood ratio of one parameter on a grid; fits start between those ``near``."""
+        return profile_curve(self.likelihood, poi, grid, fixed, options, near)
 
     def interval(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from inference.crossing_records import CrossingStatus
 from inference.fit import fit_result
 from inference.likelihood import Likelihood
 from inference.minimize import FitStatus
-from inference.results import ProfileCurve, ProfileError, number, provenance
+from inference.results import FitResult, ProfileCurve, ProfileError, number, provenance
 from surrogate.errors import ConfigError, RangeError
 
 
@@ -24,6 +25,7 @@ def profile_batch(
     fixed: Mapping[str, float] | None = None,
     best: FitBatch | None = None,
     options: FitOptions | None = None,
+    start: Tensor | None = None,
 ) -> tuple[FitBatch, FitBatch]:
     """Fit every data set freely and at every grid point.
 
@@ -41,19 +43,21 @@ def profile_batch(
         Free fits made before, one per data set.
     options
         How fits are made.
+    start
+        Where conditional fits start (T x G, P); at the free fit if None.
 
     Returns
     -------
     tuple of FitBatch
-        The free fits (T rows) and the conditional ones (T x G rows, data set by data set). Conditional fits start from
-        the free fit; a free fit below one of its conditional fits is repeated from there.
+        The free fits (T rows) and the conditional ones (T x G rows, data set by data set). A free fit below one of its
+        conditional fits is repeated from there.
     """
     held = dict(fixed or {})
     n, g = likelihood.n_datasets, len(grid)
     best = best if best is not None else fit_batch(likelihood, held, None, None, options)
     rows = torch.arange(n, device=best.rows.device).repeat_interleave(g)
     at: dict[str, float | Tensor] = {**held, poi: grid.to(best.values).repeat(n)}
-    conditional = fit_batch(likelihood, at, rows, best.values[rows], options)
+    conditional = fit_batch(likelihood, at, rows, best.values[rows] if start is None else start, options)
     highest, where = conditional.log_likelihood.reshape(n, g).max(dim=-1)
     low = (highest > best.log_likelihood).nonzero().flatten()
     if len(low):
@@ -68,8 +72,29 @@ def profile_curve(
     grid: Sequence[float],
     fixed: Mapping[str, float] | None = None,
     options: FitOptions | None = None,
+    near: Sequence[FitResult] = (),
 ) -> ProfileCurve:
     """Return t(mu) of one data set on a grid; for plots, and for curves that are not monotonic.
+
+    Parameters
+    ----------
+    likelihood
+        The model with one data set.
+    poi
+        The parameter.
+    grid
+        Its values.
+    fixed
+        Other parameters that are held.
+    options
+        How fits are made.
+    near
+        Fits of the same data at some values of the parameter: the best fit, the ends of an interval. Fits start on the
+        straight lines between them.
+
+    Notes
+    -----
+    By the envelope theorem dt/dmu = -2 d ln L/dmu at the conditional fit, so that slopes cost nothing.
 
     Raises
     ------
@@ -82,17 +107,34 @@ def profile_curve(
         raise RangeError(f"profile_curve takes one data set, got {likelihood.n_datasets}; use profile_batch")
     if not len(grid):
         raise ConfigError("grid: at least one value is needed")
-    best, conditional = profile_batch(likelihood, poi, torch.tensor(list(grid)), fixed, None, options)
+    points = torch.tensor(list(grid), dtype=torch.float64)
+    best, start = None, None
+    if near:
+        highest = max(near, key=lambda f: -np.inf if f.log_likelihood is None else f.log_likelihood)
+        best = fit_batch(likelihood, fixed, None, likelihood.parameters.vector(highest.values), options)
+        start = _between(likelihood, poi, points, near)
+    best, conditional = profile_batch(likelihood, poi, points, fixed, best, options, start)
     t = 2 * (best.log_likelihood - conditional.log_likelihood)
+    slope = -2 * conditional.gradient[:, likelihood.parameters.index(poi)]
+    known = torch.isfinite(t) & (not likelihood.breakpoints)
     return ProfileCurve(
         parameter=poi,
         grid=tuple(float(v) for v in grid),
         t=tuple(number(v) for v in t.tolist()),
+        slope=tuple(number(v) for v in torch.where(known, slope, torch.nan).tolist()),
         status=tuple(FitStatus(s).label for s in conditional.status.tolist()),
         best_fit=fit_result(likelihood, best),
         values={name: tuple(conditional.values[:, j].tolist()) for j, name in enumerate(likelihood.parameters.names)},
         provenance=provenance(likelihood.model_hash),
     )
+
+
+def _between(likelihood: Likelihood, poi: str, grid: Tensor, near: Sequence[FitResult]) -> Tensor:
+    """Return parameters (G, P) on the straight lines between fits, and those of the outermost fits beyond."""
+    known = {f.values[poi]: f.values for f in near}
+    at = sorted(known)
+    columns = [np.interp(grid.numpy(), at, [known[m][name] for m in at]) for name in likelihood.parameters.names]
+    return torch.from_numpy(np.stack(columns, axis=-1))
 
 
 def profile_errors(

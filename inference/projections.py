@@ -1,13 +1,15 @@
-"""Data and expectation in one observable at a time: the table behind a figure, and a result like any other."""
+"""Data and expectation in one observable or two at a time: the tables behind figures, and results like any other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from inference.data import Dataset
@@ -18,12 +20,14 @@ from inference.toys import HistogramSampler, NoiseSampler
 from surrogate.observables import Observable
 from surrogate.source import Source
 
-#: Points of the quasi-random sequence that projects a flow: each of 30 bins is then good to about 2 %.
-SEQUENCE = 2**15
+#: Points of the quasi-random sequence that projects a flow: each of 30 bins is then good to about 3 %.
+SEQUENCE = 2**14
 #: Events drawn from a source that offers nothing but samples.
 SAMPLES = 50_000
 #: Bins of an observable that has no binning of its own.
 BINS = 30
+#: Bins of each axis of a plane, and the width in bins of the Gaussian that smooths it where it is filled with events.
+PLANE_BINS, SMOOTHING = 50, 1.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Projection(Record):
         Events (n,), weighted where the data are.
     expected
         Source -> expected events (n,).
+    raised
+        Source -> expected events (n,) with a rate raised, such as to its upper limit, the shape being that of
+        ``expected``; only the sources that this changes.
     """
 
     run: str
@@ -51,26 +58,105 @@ class Projection(Record):
     edges: tuple[float, ...]
     counts: tuple[float, ...]
     expected: dict[str, tuple[float, ...]]
+    raised: dict[str, tuple[float, ...]]
 
 
-def _edges(run: ScienceRun, axis: int) -> Tensor:
+@dataclass(frozen=True)
+class Plane(Record):
+    """Events of one run, and where its sources expect them, over its first two observables.
+
+    Attributes
+    ----------
+    run, observables, units
+        What is shown, x and y.
+    logarithmic
+        Whether x and y are best drawn on logarithmic axes.
+    edges
+        Bin edges of x (n + 1,) and of y (m + 1,).
+    events
+        x and y of every event of positive weight.
+    expected, raised
+        Source -> expected events; see :class:`Projection`.
+    probability
+        Source -> probability of every bin (n, m).
+    """
+
+    run: str
+    observables: tuple[str, str]
+    units: tuple[str, str]
+    logarithmic: tuple[bool, bool]
+    edges: tuple[tuple[float, ...], tuple[float, ...]]
+    events: tuple[tuple[float, ...], tuple[float, ...]]
+    expected: dict[str, float]
+    raised: dict[str, float]
+    probability: dict[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Every run in each of its observables, and in the plane of its first two if it has as many."""
+
+    projections: tuple[Projection, ...]
+    planes: tuple[Plane, ...]
+
+
+class _Shape(Protocol):
+    """The density of a source at one theta."""
+
+    def share(self, bins: Mapping[int, Tensor]) -> Tensor:
+        """Return the probability of bins over some axes, axis -> edges, the others integrated."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Histogram:
+    """Contents over the grid of ``edges``, constant in each bin."""
+
+    edges: tuple[Tensor, ...]
+    content: Tensor
+
+    def share(self, bins: Mapping[int, Tensor]) -> Tensor:
+        content = self.content
+        for axis in reversed(range(content.ndim)):
+            content = content if axis in bins else content.sum(dim=axis)
+        # Each contraction takes the first axis left and puts its bins last; in the end the order is the given one.
+        for axis, target in bins.items():
+            content = torch.tensordot(content, _overlap(self.edges[axis], target), dims=([0], [1]))
+        return content
+
+
+@dataclass(frozen=True, eq=False)
+class _Filled:
+    """Events (n, D) that fill the density."""
+
+    x: Tensor
+
+    def share(self, bins: Mapping[int, Tensor]) -> Tensor:
+        counts, _ = np.histogramdd(self.x[:, list(bins)].numpy(), [edges.numpy() for edges in bins.values()])
+        share = counts / len(self.x)
+        return torch.from_numpy(share if share.ndim == 1 else gaussian_filter(share, SMOOTHING, mode="reflect"))
+
+
+def _overlap(edges: Tensor, target: Tensor) -> Tensor:
+    """Return the fraction (m, n) of each of n bins that lies in each of m others."""
+    fractions = (target.unsqueeze(-1) - edges[:-1]) / edges.diff()
+    return fractions.clamp(0, 1).diff(dim=0)
+
+
+def _shape(source: RunSource, theta: Tensor, seed: int) -> _Shape:
+    exact = source.source
+    if isinstance(exact, HistogramSampler):
+        grid = exact.binning
+        return _Histogram(grid.edges, exact.pmf(theta).reshape(grid.shape))
+    return _Filled(_events(exact, theta, seed))
+
+
+def _edges(run: ScienceRun, axis: int, bins: int) -> Tensor:
     """Return the run's own bins, or equal ones on the scale of the observable."""
     if run.binning is not None:
         return run.binning[axis]
     o: Observable = run.observables.observables[axis]
-    return o.from_unit(torch.linspace(0, 1, BINS + 1, dtype=torch.float64))
-
-
-def _fractions(source: RunSource, theta: Tensor, edges: Sequence[Tensor], seed: int) -> list[Tensor]:
-    """Return the probability of each bin of each observable for one source at theta (K,)."""
-    exact = source.source
-    if isinstance(exact, HistogramSampler):
-        grid = exact.binning
-        pmf = exact.pmf(theta).reshape(grid.shape)
-        own = [pmf.sum(dim=[k for k in range(grid.dim) if k != d]) for d in range(grid.dim)]
-        return [_rebinned(p, e, target) for p, e, target in zip(own, grid.edges, edges, strict=True)]
-    x = _events(exact, theta, seed)
-    return [torch.from_numpy(np.histogram(x[:, d].numpy(), e.numpy())[0] / len(x)) for d, e in enumerate(edges)]
+    return o.from_unit(torch.linspace(0, 1, bins + 1, dtype=torch.float64))
 
 
 def _events(source: Source, theta: Tensor, seed: int) -> Tensor:
@@ -84,16 +170,15 @@ def _events(source: Source, theta: Tensor, seed: int) -> Tensor:
     return source.sample_from_noise(noise.reshape(-1, *shape), theta.expand(SEQUENCE, -1)).to(torch.float64)
 
 
-def _rebinned(pmf: Tensor, edges: Tensor, target: Tensor) -> Tensor:
-    """Return the probability of other bins, the density being constant in each bin of its own."""
-    cumulative = np.concatenate([[0.0], pmf.cumsum(dim=0).numpy()])
-    return torch.from_numpy(np.diff(np.interp(target.numpy(), edges.numpy(), cumulative)))
-
-
-def projections(
-    parameters: ParameterSet, runs: Sequence[ScienceRun], data: Dataset, values: Mapping[str, float], seed: int = 0
-) -> tuple[Projection, ...]:
-    """Project every run on each of its observables.
+def project(
+    parameters: ParameterSet,
+    runs: Sequence[ScienceRun],
+    data: Dataset,
+    values: Mapping[str, float],
+    raised: Mapping[str, float] | None = None,
+    seed: int = 0,
+) -> Views:
+    """Project every run on each of its observables, and on the plane of the first two.
 
     Parameters
     ----------
@@ -101,6 +186,8 @@ def projections(
         The model and its data.
     values
         All parameters, such as a best fit.
+    raised
+        Rates that are shown at other values as well, such as the upper limit on a signal.
     seed
         Of the events drawn from sources that are no histograms.
 
@@ -110,15 +197,52 @@ def projections(
         If a value is outside its bounds.
     """
     point = parameters.vector(values)[None]
-    found = []
+    other = parameters.vector({**values, **(raised or {})})[None]
+    found: list[Projection] = []
+    planes = []
     for run in runs:
-        edges = [_edges(run, d) for d in range(run.observables.dim)]
-        mean = expected_counts(parameters, run, point)[0]
-        shapes = {c.name: _fractions(c, theta_of(parameters, c, point)[0], edges, seed) for c in run.sources}
-        events = data.events[run.name]
-        for d, o in enumerate(run.observables.observables):
-            counts, _ = np.histogram(events.x[:, d].numpy(), edges[d].numpy(), weights=events.weight().numpy())
-            expected = {c.name: tuple((float(mean[k]) * shapes[c.name][d]).tolist()) for k, c in enumerate(run.sources)}
-            table = tuple(edges[d].tolist()), tuple(counts.tolist()), expected
-            found.append(Projection(run.name, o.name, o.unit, o.scale == "log", *table))
-    return tuple(found)
+        shapes = {c.name: _shape(c, theta_of(parameters, c, point)[0], seed) for c in run.sources}
+        mean, high = (
+            dict(zip(shapes, expected_counts(parameters, run, p)[0].tolist(), strict=True)) for p in (point, other)
+        )
+        moved = {name: high[name] for name in shapes if high[name] != mean[name]}
+        found += [_projection(run, axis, data, shapes, mean, moved) for axis in range(run.observables.dim)]
+        if run.observables.dim > 1:
+            planes.append(_plane(run, data, shapes, mean, moved))
+    return Views(tuple(found), tuple(planes))
+
+
+def _projection(
+    run: ScienceRun,
+    axis: int,
+    data: Dataset,
+    shapes: Mapping[str, _Shape],
+    mean: Mapping[str, float],
+    moved: Mapping[str, float],
+) -> Projection:
+    o, edges, events = run.observables.observables[axis], _edges(run, axis, BINS), data.events[run.name]
+    counts, _ = np.histogram(events.x[:, axis].numpy(), edges.numpy(), weights=events.weight().numpy())
+    share = {name: shape.share({axis: edges}) for name, shape in shapes.items()}
+    expected, raised = ({n: tuple((v * share[n]).tolist()) for n, v in m.items()} for m in (mean, moved))
+    table = tuple(edges.tolist()), tuple(counts.tolist()), expected, raised
+    return Projection(run.name, o.name, o.unit, o.scale == "log", *table)
+
+
+def _plane(
+    run: ScienceRun, data: Dataset, shapes: Mapping[str, _Shape], mean: dict[str, float], moved: dict[str, float]
+) -> Plane:
+    x, y = run.observables.observables[:2]
+    bins = {axis: _edges(run, axis, PLANE_BINS) for axis in (0, 1)}
+    events = data.events[run.name]
+    shown = events.x[events.weight() > 0, :2].T.tolist()
+    return Plane(
+        run=run.name,
+        observables=(x.name, y.name),
+        units=(x.unit, y.unit),
+        logarithmic=(x.scale == "log", y.scale == "log"),
+        edges=(tuple(bins[0].tolist()), tuple(bins[1].tolist())),
+        events=(tuple(shown[0]), tuple(shown[1])),
+        expected=mean,
+        raised=moved,
+        probability={name: tuple(map(tuple, shape.share(bins).tolist())) for name, shape in shapes.items()},
+    )

@@ -12,16 +12,16 @@ from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
 from inference.batch_fit import FitOptions
 from inference.parameters import ParameterSet
-from inference.plots import plot_profile, plot_projections, plot_pulls, save_figure
-from inference.projections import Projection
+from inference.plots import plot_profile, plot_projections, plot_pulls, plot_summary, save_figure
+from inference.projections import Views
 from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record
 from surrogate.atomic import replacing_file
 from surrogate.errors import ConfigError
 
 Row = tuple[str, str, str, str, str]
 
-#: Points of the profile curve in a report: of a smooth likelihood, and of one with kinks.
-SMOOTH_POINTS, KINKED_POINTS = 21, 41
+#: Points of the profile curve in a report: of a smooth likelihood, joined by cubics, and of one with kinks.
+SMOOTH_POINTS, KINKED_POINTS = 6, 41
 #: Start points of each where there are kinks: far from the best fit a morphed likelihood may have several maxima.
 KINKED_STARTS = 4
 
@@ -135,7 +135,7 @@ class ReportFiles:
 def write_report(
     directory: str | Path,
     fit: FitResult,
-    found: Sequence[Projection],
+    views: Views,
     interval: Interval | None = None,
     curve: ProfileCurve | None = None,
     remarks: Sequence[str] = (),
@@ -148,8 +148,8 @@ def write_report(
         Made if missing; files of the same names are replaced, each atomically.
     fit
         The best fit.
-    found
-        Projections of the data and the fit.
+    views
+        The data and the fit in each observable.
     interval
         The interval; ``result.json`` holds it, else the fit.
     curve
@@ -161,12 +161,16 @@ def write_report(
     directory.mkdir(parents=True, exist_ok=True)
     result: Record = fit if interval is None else interval
     result.save(directory / "result.json")
-    figures = {"projections": save_figure(plot_projections(found), directory / "projections.png")}
+    figures = {
+        "projections": save_figure(plot_projections(views.projections, views.planes), directory / "projections.png")
+    }
     if fit.pulls:
         figures["pulls"] = save_figure(plot_pulls(fit), directory / "pulls.png")
     if curve is not None:
         figures["profile"] = save_figure(plot_profile(curve, interval), directory / "profile.png")
         curve.save(directory / "profile.json")
+        if views.planes:
+            figures["summary"] = save_figure(plot_summary(views.planes, curve, interval), directory / "summary.png")
     summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
         temporary.write_text(summary_text(fit, interval, remarks))
@@ -189,7 +193,10 @@ def default_poi(parameters: ParameterSet) -> str:
 
 
 def curve_grid(interval: Interval, points: int = KINKED_POINTS) -> tuple[float, ...]:
-    """Return where a profile is worth drawing: over the interval, and some way beyond both ends."""
+    """Return where a profile is worth drawing: over the interval, and some way beyond both ends.
+
+    To the equidistant points come the best fit and the ends, where fits were made already.
+    """
     best = interval.best_fit.values[interval.parameter]
     error = interval.best_fit.errors.get(interval.parameter) or abs(best) or 1.0
     high = interval.upper.value
@@ -203,7 +210,10 @@ def curve_grid(interval: Interval, points: int = KINKED_POINTS) -> tuple[float, 
         start = max(start, interval.lower.bound)
     if interval.upper.bound is not None:
         stop = min(stop, interval.upper.bound)
-    return tuple(np.linspace(start, stop, points).tolist())
+    known = [v for v in (best, interval.lower.value, interval.upper.value) if v is not None and start <= v <= stop]
+    apart = 0.25 * (stop - start) / max(1, points - 1)
+    others = [v for v in np.linspace(start, stop, points).tolist() if all(abs(v - k) > apart for k in known)]
+    return tuple(sorted({*known, *others}))
 
 
 def fit_report(
@@ -211,7 +221,7 @@ def fit_report(
 ) -> tuple[FitResult, ReportFiles]:
     """Fit and write the report; see :meth:`Analysis.fit_result`."""
     fit = analysis.fit_result(fixed)
-    return fit, write_report(directory, fit, analysis.projections(fit.values), remarks=analysis.remarks())
+    return fit, write_report(directory, fit, analysis.views(fit.values), remarks=analysis.remarks())
 
 
 def limit_report(
@@ -227,6 +237,9 @@ def limit_report(
     interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
     kinked = bool(analysis.likelihood.breakpoints)
     grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)
-    curve = analysis.profile(name, grid, fixed, FitOptions(starts=KINKED_STARTS if kinked else 1))
-    found = analysis.projections(interval.best_fit.values)
-    return interval, write_report(directory, interval.best_fit, found, interval, curve, analysis.remarks())
+    known = [f for f in (interval.best_fit, interval.lower.fit, interval.upper.fit) if f is not None]
+    curve = analysis.profile(name, grid, fixed, FitOptions(starts=KINKED_STARTS if kinked else 1), known)
+    high = interval.upper.value
+    rate = analysis.parameters[name].kind == "rate"
+    views = analysis.views(interval.best_fit.values, {name: high} if rate and high is not None else None)
+    return interval, write_report(directory, interval.best_fit, views, interval, curve, analysis.remarks())

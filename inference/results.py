@@ -93,6 +93,8 @@ class ProfileCurve(Record):
         Values of the parameter.
     t
         2 [ln L(best) - ln L(conditional best)] at each; None where the conditional fit failed.
+    slope
+        dt/d(parameter) at each; None where the fit failed, and everywhere if the likelihood has kinks.
     status
         Status of each conditional fit.
     best_fit
@@ -106,6 +108,7 @@ class ProfileCurve(Record):
     parameter: str
     grid: tuple[float, ...]
     t: tuple[float | None, ...]
+    slope: tuple[float | None, ...]
     status: tuple[str, ...]
     best_fit: FitResult
     values: dict[str, tuple[float, ...]]

@@ -33,7 +33,8 @@ def test_limit(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFix
     assert "90 % upper limit on wimp_rate_multiplier: 6.59" in shown
     assert "er_rate_multiplier" in shown
     assert "run sr1: 45 events" in shown
-    for name in ("result.json", "summary.txt", "profile.json", "projections.png", "profile.png", "pulls.png"):
+    figures = ("projections.png", "profile.png", "pulls.png", "summary.png")
+    for name in ("result.json", "summary.txt", "profile.json", *figures):
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert str(tmp_path / "out" / "profile.png") in shown.replace("\n", "")
     assert Interval.load(tmp_path / "out" / "result.json") == interval

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import counting_models
 import model_files
 import numpy as np
 import pytest
 import torch
 
+from inference.fit import fit
+from inference.likelihood import Likelihood
 from inference.model import StatisticalModel
-from inference.plots import plot_profile, plot_projections, plot_pulls, save_figure
-from inference.projections import Projection, projections
+from inference.plots import (
+    contour_regions,
+    curve_points,
+    plot_profile,
+    plot_projections,
+    plot_pulls,
+    plot_summary,
+    save_figure,
+)
+from inference.profile import profile_curve
+from inference.projections import Plane, Projection, project
 from inference.report import curve_grid, default_poi, end_text, fit_rows, interval_lines, summary_text, write_report
 from inference.results import Interval, IntervalEnd
 from inference.science_run import RunSource, ScienceRun
@@ -81,44 +93,79 @@ def test_sources_that_are_no_histograms_are_projected_by_samples(model: Statisti
     source = run.sources[0]
     disguised = replace(source, source=Sampled(source))  # type: ignore[arg-type]
     runs = (ScienceRun(run.name, run.observables, (disguised,), run.exposure_parameters),)
-    (cs1, _) = projections(model.parameters, runs, model.data, {})
+    found = project(model.parameters, runs, model.data, {})
+    cs1 = found.projections[0]
     exact = next(p for p in model.projections({}) if (p.run, p.observable) == ("sr1", "cs1"))
     np.testing.assert_allclose(cs1.expected["er"], exact.expected["er"], atol=0.15)
+    # Smoothing keeps the events of the plane.
+    assert np.sum(found.planes[0].probability["er"]) == pytest.approx(1, abs=1e-12)
+
+
+def test_planes_hold_the_events_and_the_templates(model: StatisticalModel) -> None:
+    binned, unbinned = model.views({"er_shift": -1.0}).planes
+    template = model_files.template(35.0, -0.3, -0.2).numpy()
+    np.testing.assert_allclose(binned.probability["er"], template / template.sum(), rtol=1e-12)
+    assert (len(binned.events[0]), len(unbinned.events[1])) == (12, 45)
+    fine = np.array(unbinned.probability["er"])
+    assert fine.shape == (50, 50)
+    assert fine.sum() == pytest.approx(1, rel=1e-12)
+    assert binned.expected == pytest.approx(model.expected_events({"er_shift": -1.0})["sr0"])
+    assert Plane.from_json(binned.to_json()) == binned
+
+
+def test_raised_rates_change_their_sources_only(model: StatisticalModel) -> None:
+    views = model.views({POI: 0.0}, {POI: 3.0})
+    high = model.expected_events({POI: 3.0})
+    for plane in views.planes:
+        assert plane.raised == pytest.approx({"wimp": high[plane.run]["wimp"]})
+        assert plane.expected["wimp"] == 0
+    for projection in views.projections:
+        assert sum(projection.raised["wimp"]) == pytest.approx(high[projection.run]["wimp"])
+        assert set(projection.raised) == {"wimp"}
+    assert not any(view.raised for view in (*model.views({POI: 3.0}).planes, *model.views({POI: 3.0}).projections))
 
 
 def test_figures_are_drawn(model: StatisticalModel, tmp_path: Path) -> None:
     interval = model.interval(POI)
+    curve = model.profile(POI, [0.0, 2.0, 4.0, 8.0])
+    views = model.views({**interval.best_fit.values, POI: 0.0}, {POI: interval.upper.value or 1.0})
     figures = {
-        "profile.png": plot_profile(model.profile(POI, [0.0, 2.0, 4.0, 8.0]), interval),
-        "projections.pdf": plot_projections(model.projections(interval.best_fit.values)),
+        "profile.png": plot_profile(curve, interval),
+        "projections.pdf": plot_projections(views.projections, views.planes),
+        "summary.png": plot_summary(views.planes, curve, interval),
         "pulls.svg": plot_pulls(interval.best_fit),
     }
     for name, figure in figures.items():
         assert save_figure(figure, tmp_path / name).stat().st_size > 1000
-    assert len(figures["projections.pdf"].axes) == 4
+    assert len(figures["projections.pdf"].axes) == 6
+    words = [text.get_text() for axes in figures["summary.png"].axes for text in axes.get_legend().get_texts()]
+    assert any(word.startswith("wimp: 0 expected") and "at the upper limit" in word for word in words)
+    assert "data: 45 events" in words
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(figures)
 
 
 def test_nothing_to_draw_is_an_error(model: StatisticalModel) -> None:
     curve = model.profile(POI, [2.0])
     with pytest.raises(DataError, match="no conditional fit succeeded"):
-        plot_profile(replace(curve, t=(None,)))
+        plot_profile(replace(curve, t=(None,), slope=(None,)))
     with pytest.raises(DataError, match="none were given"):
         plot_projections(())
+    with pytest.raises(DataError, match="no run has two observables"):
+        plot_summary((), curve)
     with pytest.raises(DataError, match="no constrained parameter"):
         plot_pulls(replace(curve.best_fit, pulls={}))
 
 
 def test_a_report_comes_back(model: StatisticalModel, tmp_path: Path) -> None:
     interval = model.interval(POI)
-    found = model.projections(interval.best_fit.values)
+    found = model.views(interval.best_fit.values)
     files = write_report(tmp_path / "new" / "report", interval.best_fit, found, interval)
     assert Interval.load(files.record) == interval
     assert set(files.figures) == {"projections", "pulls"}
     text = files.summary.read_text()
     assert "90 % upper limit on wimp_rate_multiplier: 6.59" in text
     assert "signal_efficiency" in text
-    assert Projection.from_json(found[0].to_json()).counts == found[0].counts
+    assert Projection.from_json(found.projections[0].to_json()) == found.projections[0]
 
 
 def test_rows_say_what_was_held(model: StatisticalModel) -> None:
@@ -162,3 +209,32 @@ def test_the_parameter_of_interest_goes_without_saying(model: StatisticalModel) 
     without = replace(model.parameters, constraints=model.parameters.constraints[1:])
     with pytest.raises(ConfigError, match="say which one, --poi NAME; free rates: wimp_rate_multiplier, er_rate"):
         default_poi(without)
+
+
+def test_contours_contain_what_they_say() -> None:
+    """A Gaussian in the logarithms: the region of 90 % is the disc of radius sqrt(2 ln 10) sigma."""
+    edges = np.geomspace(1.0, np.exp(10.0), 101)
+    middle = 0.5 * np.log(edges[1:] * edges[:-1]) - 5.0
+    normal = np.exp(-0.5 * middle**2)
+    probability = np.outer(normal, normal) / normal.sum() ** 2
+    column = tuple(edges.tolist())
+    shape = tuple(map(tuple, probability.tolist()))
+    plane = Plane("r", ("a", "b"), ("", ""), (True, True), (column, column), ((), ()), {"s": 1.0}, {}, {"s": shape})
+    (x, y, density), levels = contour_regions(plane, "s")
+    for level, fraction in zip(levels, (0.9, 0.5), strict=True):
+        across = np.log(x[density[len(y) // 2] >= level])
+        assert 0.5 * np.ptp(across) == pytest.approx(np.sqrt(-2 * np.log(1 - fraction)), abs=0.11)
+
+
+def test_few_points_with_slopes_draw_the_profile() -> None:
+    likelihood = Likelihood(*counting_models.on_off(3.0, 2.0), counting_models.counts([9], [4.0]))
+    near = (fit(likelihood), fit(likelihood, {"mu": 12.0}))
+    curve = profile_curve(likelihood, "mu", [0.0, 2.0, 5.0, 8.0, 12.0, 16.0], near=near)
+    x, t = curve_points(curve)
+    exact = profile_curve(likelihood, "mu", x.tolist())
+    np.testing.assert_allclose(t, np.array(exact.t, dtype=float), atol=0.03)
+    # At mu the slope is -2 d ln L/dmu = 2 (1 - n/(mu + b)), b profiled.
+    slopes = [2 * (1 - 9 / (mu + b)) for mu, b in zip(curve.grid, curve.values["b"], strict=True)]
+    np.testing.assert_allclose(np.array(curve.slope, dtype=float), slopes, rtol=1e-6, atol=1e-6)
+    jagged = replace(curve, slope=(None,) * 6)
+    assert curve_points(jagged)[0].tolist() == list(curve.grid)
