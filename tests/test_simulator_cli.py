@@ -35,6 +35,7 @@ def test_plot_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "figures" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_validate_simulator(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     release = shared / "data" / "xenonnt_light_wimp"

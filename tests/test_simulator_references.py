@@ -64,6 +64,6 @@ def test_nest_is_optional() -> None:
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("check", NEST_CHECKS)
 def test_against_nest(field: float, check: str) -> None:
-    """Means 0.5 %; quanta 1 %, 2 %, 0.03; bands 1.5 %; S1 efficiency 0.01: NEST 2.4 (arXiv:2211.10726)."""
+    """Means 0.5 %; quanta 1 %, 2 %, 0.03; bands 1.5 %; S1 efficiency 0.01: nestpy 2.1.3 (arXiv:2211.10726)."""
     found = NEST_CHECKS[check](field, read_detector("lz_like"))
     assert all(c.passed for c in found), [c for c in found if not c.passed]

@@ -29,7 +29,7 @@ from training.simulator.yields import Medium, Quanta, electronic_charge_yield, e
 
 DENSITY = 2.862
 
-# Printed by nestpy 2.1.3 (NEST 2.4, arXiv:2211.10726) at 2.862 g/cm3, beta and NR models: recoil, field [V/cm], energy
+# Printed by nestpy 2.1.3 (NEST, arXiv:2211.10726) at 2.862 g/cm3, beta and NR models: recoil, field [V/cm], energy
 # [keV], mean photons, mean electrons (GetYields), their standard deviations and correlation (100,000 GetQuanta).
 NEST = [
     ("er", 23, 1, 16.8515, 56.9397, 3.731, 4.126, -0.824),

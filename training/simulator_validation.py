@@ -198,7 +198,7 @@ SHIFTS = ((-3, 0), (-1, 0), (1, 0), (3, 0), (0, -3), (0, -1), (0, 1), (0, 3), (1
 """(t_ly, t_qy) at which rates are compared."""
 
 
-def compare_release(release: Path, detector: Detector, n: int = 1 << 21) -> list[Comparison]:
+def compare_release(release: Path, detector: Detector, n: int = 1 << 22) -> list[Comparison]:
     """Compare mu(t_ly, t_qy)/mu(0, 0) of solar 8B with XENONnT's templates: within 4 %.
 
     Parameters

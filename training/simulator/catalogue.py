@@ -19,6 +19,14 @@ ER_RANGE = (0.05, 25.0)
 WIMP_CROSS_SECTION = 1e-47
 """Cross-section to which WIMP rates refer, cm2."""
 
+LOWEST_WIMP_ENERGY: dict[str, float | None] = {"nest": None, "ybe": 0.3}
+LOWEST_B8_ENERGY: dict[str, float] = {"nest": 0.5, "ybe": 0.45}
+"""Lowest recoil energies by yield model, keV; None for the default of the spectrum.
+
+With threefold coincidence nothing is found below 0.5 keV. In the low-energy search the upper edge of the YBe band
+reaches further down; its published spectra begin at these energies (data release of arXiv:2409.17868).
+"""
+
 STANDARD_SOURCES: tuple[str, ...] = ("er", "nr", "cevns_b8", "ac", "wall", "wimp<mass in GeV>")
 
 
@@ -36,7 +44,7 @@ def standard_source(name: str, detector: Detector) -> EventSource:
     """
     wimp = re.fullmatch(r"wimp_?(\d+(?:\.\d+)?)", name)
     if wimp:
-        spectrum = wimp_si_spectrum(float(wimp[1]), WIMP_CROSS_SECTION)
+        spectrum = wimp_si_spectrum(float(wimp[1]), WIMP_CROSS_SECTION, LOWEST_WIMP_ENERGY[detector.nr_yields])
         return RecoilSource(name, detector, "nr", spectrum, nr_yields=detector.nr_yields)
     if name == "er":
         return RecoilSource(name, detector, "er", flat_spectrum(*ER_RANGE, background_rate(detector, "er")))
@@ -44,7 +52,8 @@ def standard_source(name: str, detector: Detector) -> EventSource:
         spectrum = neutron_spectrum(background_rate(detector, "nr"))
         return RecoilSource(name, detector, "nr", spectrum, nr_yields=detector.nr_yields)
     if name == "cevns_b8":
-        return RecoilSource(name, detector, "nr", cevns_b8_spectrum(), nr_yields=detector.nr_yields)
+        spectrum = cevns_b8_spectrum(LOWEST_B8_ENERGY[detector.nr_yields])
+        return RecoilSource(name, detector, "nr", spectrum, nr_yields=detector.nr_yields)
     if name == "ac":
         pairs = AccidentalSource(name, detector, 1.0, ParametricSignals())
         return with_accepted_rate(pairs, background_rate(detector, "ac"))

@@ -21,7 +21,7 @@ XENON_ISOTOPES: dict[int, float] = {
     124: 0.00095, 126: 0.00089, 128: 0.0191, 129: 0.26401, 130: 0.04071,
     131: 0.21232, 132: 0.26909, 134: 0.10436, 136: 0.08857,
 }  # fmt: skip
-"""Natural abundance by mole (IUPAC 2013, arXiv:1508.06638 lists the same values)."""
+"""Natural abundance by mole (IUPAC 2013)."""
 
 ATOMIC_MASS_UNIT = 0.93149410
 """GeV (CODATA 2018)."""
@@ -60,7 +60,7 @@ class HaloModel:
     def mean_inverse_speed(self, v_min: Array) -> Array:
         """Return eta(v_min) = <1/v> over speeds above ``v_min``, s/km, for v_min in km/s.
 
-        The closed form for the truncated Maxwellian (Savage, Freese, Gondolo, astro-ph/0607121, eqs. 9-10).
+        The closed form for the truncated Maxwellian (Savage, Freese and Gondolo, astro-ph/0607121).
         """
         x, y, z = v_min / self.v0, self.v_lab / self.v0, self.v_escape / self.v0
         edge = math.exp(-(z**2)) / math.sqrt(math.pi)
@@ -74,7 +74,7 @@ STANDARD_HALO = HaloModel()
 
 
 def helm_form_factor(energy: Array, mass_number: int) -> Array:
-    """Return the Helm form factor F(q), q = sqrt(2 M E), of Lewin and Smith (1996), eqs. 4.7-4.11."""
+    """Return the Helm form factor F(q), q = sqrt(2 M E), of Lewin and Smith (1996), section 4."""
     c, a, s = 1.23 * mass_number ** (1 / 3) - 0.60, 0.52, 0.9
     radius = math.sqrt(c**2 + 7 / 3 * math.pi**2 * a**2 - 5 * s**2)
     mass = ATOMIC_MASS_UNIT * mass_number * 1e6
@@ -178,7 +178,7 @@ NEUTRINO_NORMS: dict[str, float] = {"xenonnt": 0.907, "nest": 1.0}
 def cevns_b8_rate(energy: Array) -> Array:
     """Return dR/dE of solar 8B neutrinos scattering coherently on xenon, events per (tonne year keV), 0 < E < 5 keV.
 
-    The parametrisation of NEST (arXiv:2211.10726; source code of version 2.4, B8 spectrum).
+    The parametrisation of NEST (arXiv:2211.10726; its source code, B8 spectrum).
     """
     e = np.minimum(energy, 5.0)
     log10 = 3.4155 - 1.2184 * e + 0.32849 * e**2 - 0.12441 * e**3 - 2.2965e-13 * np.exp(7.4129 * e)

@@ -4,8 +4,8 @@ An event of mean quanta N_q splits into excitons and ions in the ratio alpha; a 
 
     N_e = (1 - r) N_i + sqrt(r (1 - r) N_i + (omega N_i)^2) zeta,    N_ph = N_q - N_e,
 
-with zeta a standardised skew normal. alpha, r, omega and the skewness are those of NEST (arXiv:2211.10726, version
-2.4).
+with zeta a standardised skew normal. alpha, r, omega and the skewness are those of NEST (arXiv:2211.10726; nestpy
+2.1.3).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Mean light and charge yields of liquid xenon and their deformation along (t_ly, t_qy).
 
 A yield model maps energies (n,), keV, and theta to the mean numbers of photons and electrons. Formulas and constants
-are those of NEST (arXiv:2211.10726; version 2.4) unless another source is named. F is the drift field in V/cm, rho the
+are those of NEST (arXiv:2211.10726; nestpy 2.1.3) unless another source is named. F is the drift field in V/cm, rho the
 density in g/cm3, and y = N_e/(N_ph + N_e).
 """
 
