@@ -190,13 +190,16 @@ def _draw_plane(axes: Axes, plane: Plane, colours: dict[str, str]) -> list[Line2
     for name, count in plane.expected.items():
         raised = plane.raised.get(name)
         absent = count == 0
-        if absent and raised is None:
+        if (absent and raised is None) or not np.any(plane.probability[name]):
             continue
         points, levels = contour_regions(plane, name)
         style = "--" if absent else "-"
         for level in () if absent else levels:
             axes.contourf(*points, levels=[level, np.inf], colors=[colours[name]], alpha=0.22)
-        axes.contour(*points, levels=levels, colors=colours[name], linewidths=(1.0, 1.8), linestyles=style)
+        # A flat density has no contours.
+        crossed = [(v, w) for v, w in zip(levels, (1.0, 1.8), strict=False) if points[2].min() < v < points[2].max()]
+        for level, width in crossed:
+            axes.contour(*points, levels=[level], colors=colours[name], linewidths=width, linestyles=style)
         label = f"{name}: {count:.3g} expected" + ("" if raised is None else f", {raised:.3g} at the upper limit")
         handles.append(Line2D([], [], color=colours[name], lw=1.8, ls=style, label=label))
     axes.plot(*plane.events, ".", ms=3, color=DATA, mew=0, zorder=5)

@@ -226,6 +226,17 @@ def test_contours_contain_what_they_say() -> None:
         assert 0.5 * np.ptp(across) == pytest.approx(np.sqrt(-2 * np.log(1 - fraction)), abs=0.11)
 
 
+def test_flat_and_absent_sources_are_drawn_without_complaint(model: StatisticalModel) -> None:
+    plane = model.views({}).planes[0]
+    n, m = np.array(plane.probability["er"]).shape
+    flat, empty = (tuple(map(tuple, np.full((n, m), v).tolist())) for v in (1 / (n * m), 0.0))
+    curve = model.profile(POI, [0.0, 2.0])
+    axes = plot_summary([replace(plane, probability={**plane.probability, "er": flat, "wimp": empty})], curve).axes[0]
+    names = [text.get_text().split(":")[0] for text in axes.get_legend().get_texts()]
+    assert "er" in names
+    assert "wimp" not in names
+
+
 def test_few_points_with_slopes_draw_the_profile() -> None:
     likelihood = Likelihood(*counting_models.on_off(3.0, 2.0), counting_models.counts([9], [4.0]))
     near = (fit(likelihood), fit(likelihood, {"mu": 12.0}))
