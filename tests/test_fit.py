@@ -299,7 +299,7 @@ def minuit_minimum(likelihood: Likelihood, start: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("seed", range(50))
 def test_minuit_finds_no_higher_maximum(seed: int) -> None:
-    """50 random models. Where it does there are several maxima, and a fit from several starts finds that one as well."""
+    """50 random models. Where it does there are several maxima; a fit from several starts finds that one as well."""
     parameters, runs, data = random_model(seed)
     likelihood = Likelihood(parameters, runs, data)
     batch = fit_batch(likelihood)
