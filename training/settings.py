@@ -126,6 +126,12 @@ class DataConfig(_Block):
         return self
 
 
+def _checked_guide(guide: dict[str, Any]) -> dict[str, Any]:
+    """Return a guide's keys after building it once."""
+    guide_from_dict(guide)
+    return guide
+
+
 class FlowBlock(_Block):
     """Architecture of the flow; the keys are those of :class:`surrogate.flow_config.FlowConfig`.
 
@@ -139,7 +145,7 @@ class FlowBlock(_Block):
     layers: int = 1
     activation: Activation = "silu"
     ordering: tuple[str, ...] = ()
-    guides: tuple[dict[str, Any], ...] = ()
+    guides: tuple[Annotated[dict[str, Any], AfterValidator(_checked_guide)], ...] = ()
     floor: float = 0.002
 
     def build(self, observables: ObservableSpace, nuisances: NuisanceSpace) -> FlowConfig:

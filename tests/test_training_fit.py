@@ -1,0 +1,162 @@
+"""The training loop: it learns, it ends, and an interruption leaves no trace."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from training_cases import config, event_file
+
+from surrogate.errors import CheckpointError, ConfigError, XeflowError
+from surrogate.flow import ConditionalFlow
+from training import fit as fit_module
+from training.event_set import EventSet
+from training.fit import STATE_FILE, FittedFlow, fit_flow
+from training.history import Check, History
+from training.settings import TrainConfig
+from training.supply import FileSupply
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training")
+    event_file(folder / "events.h5")
+    return folder
+
+
+def run(settings: TrainConfig, fingerprint: str = "same") -> FittedFlow:
+    with EventSet.open([Path(p) for p in settings.data.events]) as events:
+        flow = ConditionalFlow(settings.flow.build(events.observables, events.nuisances), seed=1)
+        supply = FileSupply(events, settings.seed, settings.data.validation_fraction)
+        return fit_flow(settings, flow, events, supply, {"events": fingerprint}, shown=False)
+
+
+def weights(fitted: FittedFlow) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in fitted.flow.parameters()])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder):
+    return run(config(folder, name="uninterrupted"))
+
+
+def test_training_learns_and_keeps_its_best(folder, uninterrupted):
+    history = uninterrupted.history
+    assert history.stopped == "finished"
+    assert [c.step for c in history.checks] == [15, 30, 45, 60]
+    assert history.best.held_out_nll < history.checks[0].held_out_nll - 0.1
+    assert history.best.held_out_nll < 0  # better than the uniform density
+    lines = (folder / "runs" / "uninterrupted" / "history.csv").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("step,train_nll,held_out_nll")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_training_ends_with_the_same_weights(folder, uninterrupted, monkeypatch, error):
+    settings = config(folder, name=f"interrupted_{error.__name__}")
+    with monkeypatch.context() as patch:
+        original = fit_module._Keeper.on_train_batch_end
+
+        def fail_at_step_37(self, trainer, *rest):
+            original(self, trainer, *rest)
+            if trainer.global_step == 37:
+                raise error("stop")
+
+        patch.setattr(fit_module._Keeper, "on_train_batch_end", fail_at_step_37)
+        with pytest.raises(error):
+            run(settings)
+    continued = run(settings)
+    assert torch.equal(weights(continued), weights(uninterrupted))
+    assert [c.step for c in continued.history.checks] == [15, 30, 45, 60]
+    for mine, theirs in zip(continued.history.checks, uninterrupted.history.checks, strict=True):
+        assert (mine.train_nll, mine.held_out_nll) == (theirs.train_nll, theirs.held_out_nll)
+
+
+def test_a_finished_training_is_not_repeated(folder, uninterrupted):
+    state = folder / "runs" / "uninterrupted" / STATE_FILE
+    written = state.stat().st_mtime_ns
+    again = run(config(folder, name="uninterrupted"))
+    assert torch.equal(weights(again), weights(uninterrupted))
+    assert state.stat().st_mtime_ns == written
+
+
+def test_a_state_of_other_events_or_a_damaged_one_is_refused(folder, uninterrupted):
+    with pytest.raises(ConfigError, match=r"another events; start afresh with --restart"):
+        run(config(folder, name="uninterrupted"), fingerprint="other")
+    broken = config(folder, name="broken")
+    broken.run_directory.mkdir(parents=True)
+    (broken.run_directory / STATE_FILE).write_bytes(b"no checkpoint")
+    with pytest.raises(CheckpointError, match="no readable training state"):
+        run(broken)
+
+
+def test_a_diverging_training_is_stopped_with_a_remedy(folder):
+    settings = config(folder, name="diverging", optimiser={"learning_rate": 1e12, "gradient_clip": 1e12})
+    with pytest.raises(XeflowError, match=r"diverged.*learning_rate"):
+        run(settings)
+
+
+def test_training_is_reproducible_and_depends_on_the_seed(folder, uninterrupted):
+    again = run(config(folder, name="again"))
+    assert torch.equal(weights(again), weights(uninterrupted))
+    other = run(config(folder, name="other", seed=1))
+    assert not torch.equal(weights(other), weights(uninterrupted))
+
+
+def check(step: int, nll: float, seconds: float = 0.0) -> Check:
+    return Check(step, nll, nll, 0.01, 1e-3, seconds)
+
+
+def test_history_ends_a_training_for_the_right_reason():
+    history = History()
+    assert history.add(check(1, 3.0), 10, 2, None)
+    assert not history.stopped
+    assert not history.add(check(2, 3.5), 10, 2, None)
+    assert not history.stopped
+    assert not history.add(check(3, 3.0), 10, 2, None)
+    assert history.stopped == "no improvement"
+    assert history.best.step == 1
+    history = History()
+    history.add(check(1, 3.0, seconds=61.0), 10, 2, 60.0)
+    assert history.stopped == "time limit"
+    history = History()
+    history.add(check(10, 3.0), 10, 2, None)
+    assert history.stopped == "finished"
+    assert History.from_dict(history.to_dict()) == history
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, sys.argv[1])
+from training_cases import config
+from test_training_fit import run
+torch.set_num_threads(1)
+run(config(Path(sys.argv[2]), name="killed", optimiser={"batch_size": 256, "steps": 3000, "learning_rate": 0.01}))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_run_again(folder):
+    """A killed process leaves a whole state; the run that continues ends like one that was never killed."""
+    long = {"batch_size": 256, "steps": 3000, "learning_rate": 0.01}
+    whole = run(config(folder, name="whole", optimiser=long))
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(folder)]
+    state = folder / "runs" / "killed" / STATE_FILE
+    for _ in range(2):
+        process = subprocess.Popen(command)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not (state.exists() and state.stat().st_mtime_ns > before):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert state.exists()
+    killed = run(config(folder, name="killed", optimiser=long))
+    assert torch.equal(weights(killed), weights(whole))
