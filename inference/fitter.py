@@ -12,6 +12,7 @@ from torch import Tensor
 from inference.fit_rows import FitBatch
 from inference.likelihood import Likelihood
 from inference.minimize import NewtonOptions, minimise
+from inference.minimize.quadratic import predicted_decrease
 from inference.parameters import ParameterSet
 
 #: How far inside its bound a start value is put, in typical sizes: ln L may have no finite slope on the bound.
@@ -22,6 +23,8 @@ ROUNDING = 1e-12
 DISAGREEMENT = 1e-6
 #: Distance from a breakpoint, in 1 / sqrt(-H_jj), within which there may be a higher maximum on its other side.
 NEAR_BREAKPOINT = 0.15
+#: A quadratic model on the far side must promise no less than this below a maximum for a fit to be made there.
+UNPROMISING = 1e-3
 #: Most coordinates whose breakpoints are looked beyond together.
 MOST_MIRRORED = 3
 
@@ -88,6 +91,19 @@ class Fitter:
             self.rows,
         )
 
+    def promise(self, start: Tensor, edge: Tensor) -> Tensor:
+        """Return the ln L (B,) that a quadratic model around points (B, P) promises on their side of breakpoints.
+
+        ``edge`` (B, P) is the breakpoint that a coordinate must not cross, NaN where it has none.
+        """
+        value, gradient, hessian = self._objective(start, torch.arange(len(start), device=start.device), start)
+        low = torch.where(edge < start, edge, self.lower) - start
+        high = torch.where(edge > start, edge, self.upper) - start
+        finite = torch.isfinite(value) & torch.isfinite(gradient).all(-1) & torch.isfinite(hessian).all(-1).all(-1)
+        hessian = torch.where(finite[:, None, None], hessian, 0.0)
+        decrease = predicted_decrease(torch.where(finite.unsqueeze(-1), gradient, 0.0), hessian, low, high)
+        return torch.where(finite, decrease - value, -math.inf)
+
 
 def better_rows(first: FitBatch, second: FitBatch) -> FitBatch:
     """Return row by row the converged, higher maximum, with the count of starts that disagree."""
@@ -108,31 +124,41 @@ def beyond_breakpoints(fitter: Fitter, best: FitBatch) -> FitBatch:
     """Look for a higher maximum on the other side of breakpoints that a maximum lies close to.
 
     Where the slope of ln L jumps upwards there is a maximum on both sides. Rows are fitted again from the mirror images
-    of their maxima, in every combination of the coordinates that are close to a breakpoint.
+    of their maxima, in every combination of the coordinates that are close to a breakpoint, unless a quadratic model
+    there shows that nothing is to be gained.
     """
-    mirrored, near = _mirrored(fitter, best)
+    edge, near = _nearest_breakpoints(fitter, best)
     columns = near.any(dim=0).nonzero().flatten().tolist()[:MOST_MIRRORED]
     for flipped in itertools.chain.from_iterable(itertools.combinations(columns, r + 1) for r in range(len(columns))):
         chosen = torch.zeros(near.shape[1], dtype=torch.bool, device=near.device)
         chosen[list(flipped)] = True
         rows = (near | ~chosen).all(dim=-1).nonzero().flatten()
         if len(rows):
-            start = torch.where(chosen, mirrored[rows], best.values[rows])
-            other = fitter.take(rows).run(start)
-            higher = other.success & (other.log_likelihood > best.log_likelihood[rows] + ROUNDING)
-            best = best.put(rows[higher], other.take(higher))
+            start = torch.where(chosen, 2 * edge[rows] - best.values[rows], best.values[rows])
+            fixed_edge = torch.where(chosen, edge[rows], math.nan)
+            promising = fitter.take(rows).promise(start, fixed_edge) > best.log_likelihood[rows] - UNPROMISING
+            best = _improved(fitter, best, rows[promising], start[promising])
     return best
 
 
-def _mirrored(fitter: Fitter, best: FitBatch) -> tuple[Tensor, Tensor]:
-    """Return the mirror images (B, P) of maxima at their nearest breakpoints, and which lie close to one (B, P)."""
-    image, near = best.values.clone(), torch.zeros_like(best.held)
+def _improved(fitter: Fitter, best: FitBatch, rows: Tensor, start: Tensor) -> FitBatch:
+    """Return the fits with those of some rows replaced where a fit from another start is higher."""
+    if not len(rows):
+        return best
+    other = fitter.take(rows).run(start)
+    higher = other.success & (other.log_likelihood > best.log_likelihood[rows] + ROUNDING)
+    return best.put(rows[higher], other.take(higher))
+
+
+def _nearest_breakpoints(fitter: Fitter, best: FitBatch) -> tuple[Tensor, Tensor]:
+    """Return the breakpoints (B, P) nearest to maxima, and which of them are close (B, P)."""
+    edge, near = best.values.clone(), torch.zeros_like(best.held)
     width = (-best.hessian.diagonal(dim1=-2, dim2=-1)).clamp_min(1e-300).rsqrt()
     for j, points in fitter.likelihood.breakpoints.items():
-        inner = torch.tensor(points, dtype=torch.float64, device=image.device)
+        inner = torch.tensor(points, dtype=torch.float64, device=edge.device)
         inside = (inner > fitter.lower[:, j, None]) & (inner < fitter.upper[:, j, None])
         distance = torch.where(inside, (best.values[:, j, None] - inner).abs(), math.inf)
         closest, where = distance.min(dim=-1)
-        image[:, j] = 2 * inner[where] - best.values[:, j]
+        edge[:, j] = inner[where]
         near[:, j] = (closest < NEAR_BREAKPOINT * width[:, j]) & best.success & best.smooth[:, j]
-    return image, near
+    return edge, near

@@ -8,6 +8,7 @@ that sources are handled side by side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from inference.parameters import ParameterSet
 from inference.science_run import RunSource, ScienceRun
+from surrogate.jet import Jet
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class SourceBinding:
         self._held = torch.tensor(
             [0.0 if isinstance(d, str) else float(d) for d in drivers], dtype=torch.float64, device=device
         )
-        self._all_driven = len(self.columns) == len(drivers)
+        self.all_driven = len(self.columns) == len(drivers)
+        fixed = None if self.moves else self.source.expected_events(self._held.unsqueeze(0))
+        self._fixed_rate = None if fixed is None else fixed.detach().to(torch.float64)
 
     @property
     def moves(self) -> bool:
@@ -73,15 +77,29 @@ class SourceBinding:
 
     def theta(self, values: Tensor) -> Tensor:
         """Return the nuisances (B, K) at parameter values (B, P)."""
-        if self._all_driven:
+        if self.all_driven:
             return values[:, self.parameters]
         theta = self._held.expand(len(values), -1).clone()
         theta[:, self.columns] = values[:, self.parameters]
         return theta
 
+    def rate(self, values: Tensor) -> Tensor:
+        """Return mu (B,), differentiable in the values (B, P)."""
+        if self._fixed_rate is not None:
+            return self._fixed_rate.expand(len(values))
+        return self.source.expected_events(self.theta(values))
+
+    def rate_jet(self, theta: Tensor, centre: Tensor | None) -> Jet:
+        """Return the jet of mu over (B,) in the nuisances theta (B, K)."""
+        if self._fixed_rate is None:
+            return self.source.rate_jet(theta, centre)
+        value, k = self._fixed_rate.expand(len(theta)), theta.shape[-1]
+        none = value.new_zeros(1).expand(len(theta), k)
+        return Jet(torch.zeros_like(value), value, none, none.unsqueeze(-1).expand(-1, k, k))
+
     def driven(self, gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts of a gradient (*, K) and a Hessian (*, K, K) that belong to driven nuisances."""
-        if self._all_driven:
+        if self.all_driven:
             return gradient, hessian
         return gradient[..., self.columns], hessian[..., self.columns, :][..., self.columns]
 
@@ -120,8 +138,6 @@ class RateTerm:
         self._skip_one = eye
         self._skip_two = eye[:, None, :] | eye[None, :, :]
         self._off_diagonal = (~eye).to(torch.float64)
-        fixed = [None if b.moves else b.source.expected_events(b.held.unsqueeze(0)) for b in self.bindings]
-        self._fixed_rates = [None if f is None else f.detach().to(torch.float64) for f in fixed]
 
     def _factors(self, values: Tensor) -> Tensor:
         """Return the factors (B, C, M)."""
@@ -129,32 +145,24 @@ class RateTerm:
 
     def value(self, values: Tensor) -> Tensor:
         """Return R (B, C), differentiable in the values (B, P)."""
-        rates = [
-            b.source.expected_events(b.theta(values)) if fixed is None else fixed.expand(len(values))
-            for b, fixed in zip(self.bindings, self._fixed_rates, strict=True)
-        ]
-        return self._scale * self._factors(values).prod(dim=-1) * torch.stack(rates, dim=-1)
+        rates = torch.stack([b.rate(values) for b in self.bindings], dim=-1)
+        return self._scale * self._factors(values).prod(dim=-1) * rates
 
-    def _source_jets(self, values: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _stacked(self, jets: Sequence[Jet]) -> tuple[Tensor, Tensor, Tensor]:
         """Return mu (B, C) of the sources, gradients (B, C, K) and Hessians (B, C, K, K), K the largest number."""
-        shape, k = (len(values), len(self.bindings)), self.n_local - self.n_factors
-        mu, gradient = values.new_empty(shape), values.new_zeros(*shape, k)
-        hessian = values.new_zeros(*shape, k, k)
-        for c, (b, fixed) in enumerate(zip(self.bindings, self._fixed_rates, strict=True)):
-            if fixed is not None:
-                mu[:, c] = fixed
-                continue
-            jet = b.source.rate_jet(b.theta(values), None if centre is None else b.theta(centre))
-            scale, n = jet.log_scale.exp(), len(b.columns)
-            first, second = b.driven(jet.gradient, jet.hessian)
-            mu[:, c] = scale * jet.value
-            gradient[:, c, :n] = scale[:, None] * first
-            hessian[:, c, :n, :n] = scale[:, None, None] * second
-        return mu, gradient, hessian
+        scale = torch.stack([j.log_scale for j in jets], dim=-1).exp()
+        mu = scale * torch.stack([j.value for j in jets], dim=-1)
+        k = self.n_local - self.n_factors
+        gradient, hessian = mu.new_zeros(*mu.shape, k), mu.new_zeros(*mu.shape, k, k)
+        for c, (b, jet) in enumerate(zip(self.bindings, jets, strict=True)):
+            n = len(b.columns)
+            if n:
+                gradient[:, c, :n], hessian[:, c, :n, :n] = b.driven(jet.gradient, jet.hessian)
+        return mu, scale.unsqueeze(-1) * gradient, scale[..., None, None] * hessian
 
-    def jets(self, values: Tensor, centre: Tensor | None = None) -> RateJets:
-        """Return R and its local derivatives at values (B, P); ``centre`` (B, P) picks the side of a breakpoint."""
-        mu, mu_gradient, mu_hessian = self._source_jets(values, centre)
+    def jets(self, values: Tensor, source_jets: Sequence[Jet]) -> RateJets:
+        """Return R and its local derivatives at values (B, P), given the jets of the sources' own rates mu there."""
+        mu, mu_gradient, mu_hessian = self._stacked(source_jets)
         factors = self._factors(values)
         full = self._scale * factors.prod(dim=-1)
         one = factors.new_ones(())

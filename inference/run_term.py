@@ -27,6 +27,7 @@ from inference.event_density import EventDensity, bind, per_row
 from inference.parameters import ParameterSet
 from inference.rate_term import RateJets, RateTerm
 from inference.science_run import ScienceRun
+from inference.source_group import group_sources
 from surrogate.binning import Binning
 from surrogate.jet import Jet
 
@@ -102,6 +103,8 @@ class RunTerm:
             given.get(c.name) or bind(c.source, x, None if b.moves else b.held)
             for c, b in zip(run.sources, self._rates.bindings, strict=True)
         ]
+        replaced = [c.name in given for c in run.sources]
+        self._groups = group_sources(self._rates.bindings, self._densities, replaced, x)
 
     @property
     def n_events(self) -> int:
@@ -129,12 +132,9 @@ class RunTerm:
 
     def derivatives(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L (B,), its gradient (B, P) and Hessian (B, P, P); zero derivatives where ln L = -inf."""
-        rates = self._rates.jets(values, centre)
-        bindings = self._rates.bindings
-        jets = [
-            d.density_jet(b.theta(values), rows, None if centre is None else b.theta(centre))
-            for d, b in zip(self._densities, bindings, strict=True)
-        ]
+        pairs = {c: pair for g in self._groups for c, pair in zip(g.members, g.jets(values, rows, centre), strict=True)}
+        rates = self._rates.jets(values, [pairs[c][0] for c in range(len(pairs))])
+        jets = [pairs[c][1] for c in range(len(pairs))]
         log_scale = torch.stack([j.log_scale for j in jets], dim=-1)
         relative = torch.stack([j.value for j in jets], dim=-1)
         counts = (rates.value != 0).unsqueeze(1) & (relative > 0)

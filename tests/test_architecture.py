@@ -138,6 +138,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "dataset_input",
         "event_density",
         "rate_term",
+        "source_group",
         "run_term",
         "likelihood",
         "region",

@@ -132,6 +132,25 @@ def _reduction(gradient: Tensor, matrix: Tensor, step: Tensor) -> Tensor:
     return -(step * (gradient + 0.5 * (matrix @ step.unsqueeze(-1)).squeeze(-1))).sum(dim=-1)
 
 
+def predicted_decrease(gradient: Tensor, hessian: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return by how much (B,) the quadratic model of a function promises to fall inside a box around a point.
+
+    Parameters
+    ----------
+    gradient, hessian
+        (B, n) and (B, n, n) at the point.
+    low, high
+        The box (B, n) relative to the point, low <= 0 <= high.
+    """
+    curvature = hessian.diagonal(dim1=-2, dim2=-1).abs()
+    unit = torch.where(curvature > 0, curvature.rsqrt(), 1.0)
+    low, high = low / unit, high / unit
+    scaled = hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+    matrix, movable, _ = convexify(scaled, low < high, low < high)
+    low, high = torch.where(movable, low, 0.0), torch.where(movable, high, 0.0)
+    return minimise_in_box(gradient * unit, matrix, low, high).reduction
+
+
 def _projected_gradient(gradient: Tensor, matrix: Tensor, low: Tensor, high: Tensor) -> BoxStep:
     """Return the step along -g, of a length that cannot raise the model, cut to the box."""
     length = 1 / matrix.abs().sum(dim=-1).amax(dim=-1, keepdim=True)
