@@ -163,6 +163,14 @@ class Analysis:
         """Return the profile likelihood ratio of one parameter on a grid; fits start between those ``near``."""
         return profile_curve(self.likelihood, poi, grid, fixed, options, near)
 
+    def require_certified(self) -> None:
+        """Raise UncertifiedError if a surrogate has no valid certificate and that was not allowed."""
+        if self.uncertified and not self.allow_uncertified:
+            raise UncertifiedError(
+                f"no valid certificate: {', '.join(self.uncertified)}; validate the surrogates, or allow limits all "
+                "the same with allow_uncertified=True (--allow-uncertified)"
+            )
+
     def interval(
         self,
         poi: str,
@@ -197,11 +205,7 @@ class Analysis:
         ConfigError, RangeError
             If the parameter, the kind, the level or the bounds cannot be honoured.
         """
-        if self.uncertified and not self.allow_uncertified:
-            raise UncertifiedError(
-                f"no valid certificate: {', '.join(self.uncertified)}; validate the surrogates, or allow limits all "
-                "the same with allow_uncertified=True (--allow-uncertified)"
-            )
+        self.require_certified()
         likelihood = self.likelihood
         if bounds is not None:
             likelihood = Likelihood(with_interval_bounds(self.parameters, poi, bounds), self.runs, self.data)

@@ -8,8 +8,10 @@ fit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 from inference.asymptotics import one_sided_p_value, significance
@@ -128,3 +130,28 @@ def _tail(likelihood: Likelihood, toys: ToyPairs, poi: str, q0: float) -> Fracti
             "needs background-only toys tested at 0"
         )
     return toys.tail(0, q0, "q0")
+
+
+def scan_statistics(pairs: Sequence[ToyPairs]) -> np.ndarray:
+    """Return q0 of background-only toys over a scan (n, M): one toy a row, seen by all M models.
+
+    Parameters
+    ----------
+    pairs
+        Background-only toys of each model tested at 0, of one seed: the models must share the names of runs and
+        background sources and the true background parameters, which makes toy k the same data for all of them.
+
+    Raises
+    ------
+    DataError
+        If seeds, numbers of toys or true backgrounds differ, or toys are not background-only.
+    """
+    first = pairs[0]
+    for p in pairs:
+        if p.truth[0] != 0 or p.tested[0] != 0:
+            raise DataError("a scan needs background-only toys tested at 0")
+        if p.seed != first.seed or p.names != first.names or not np.allclose(p.points[0], first.points[0], rtol=1e-6):
+            raise DataError("a scan needs toys of one seed, made at the same background, for all models")
+        if len(p.fits) != len(first.fits):
+            raise DataError(f"a scan needs equally many toys for all models, got {len(first.fits)} and {len(p.fits)}")
+    return np.stack([p.statistics("q0")[0] for p in pairs], axis=-1)

@@ -169,7 +169,13 @@ def sensitivity_study(
         Critical value or critical values from toys; asymptotic if None.
     kind, cl
         Of the limits; two-sided, and the model's level, where not given.
+
+    Raises
+    ------
+    UncertifiedError
+        If a surrogate has no valid certificate and that was not allowed.
     """
+    analysis.require_certified()
     level = analysis.confidence_level if cl is None else cl
     points = analysis.parameters.vector({poi: 0.0, **(truth or {})})[None]
     threshold = critical_value(level, kind) if critical is None else critical

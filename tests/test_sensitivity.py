@@ -13,8 +13,9 @@ from scipy import optimize, stats
 from inference.asymptotics import critical_value
 from inference.critical_values import CriticalCurve
 from inference.crossing_records import CrossingStatus
-from inference.discovery import Discovery, discovery
+from inference.discovery import Discovery, discovery, scan_statistics
 from inference.likelihood import Likelihood
+from inference.look_elsewhere import global_significance
 from inference.power_constraint import rejection_constraint
 from inference.sensitivity import SensitivityBand, read_limits, sensitivity_band, toy_limits
 from inference.study import StudyPlan
@@ -124,3 +125,20 @@ def test_wrong_toys_are_refused():
     other, other_runs = counting(7.0)
     with pytest.raises(DataError, match="another model"):
         discovery(Likelihood(other, other_runs, counts([2])), "mu", toys)
+
+
+def test_a_scan_looks_at_the_same_toys():
+    """Two signals of one place and different size are one test: equal q0 toy by toy, and no trial factor."""
+    studies = []
+    for scale in (1.0, 3.0):
+        parameters, runs = counting(BACKGROUND, scale=scale)
+        points = torch.tensor([[1.0, 0.0, BACKGROUND]], dtype=torch.float64)
+        studies.append(run_pairs(parameters, runs, "mu", points, 300, seed=5))
+    scan = scan_statistics(studies)
+    assert scan.shape == (300, 2)
+    np.testing.assert_allclose(scan[:, 0], scan[:, 1], atol=1e-6)
+    found = global_significance(np.array([2.0, 1.9]), scan)
+    assert found.p_toys.value == pytest.approx(float((scan[:, 0] >= 2.0).mean()))
+    other = run_pairs(*counting(BACKGROUND), "mu", points, 300, seed=6)
+    with pytest.raises(DataError, match="one seed"):
+        scan_statistics([studies[0], other])
