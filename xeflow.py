@@ -73,18 +73,30 @@ VERBS: Mapping[str, Verb] = {
     "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
     "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
-    "toys": Verb("inference.study_cli:toys", "Draw toy data sets into a file that alea reads.", "Studies with toys"),
+    "toys": Verb(
+        "inference.study_cli:toys",
+        "Draw toy data sets at nominal parameters, or at those of --set, into a file.",
+        "Studies with toys",
+    ),
     "neyman": Verb(
-        "inference.neyman_cli:neyman", "Set an interval with critical values from toys.", "Studies with toys"
+        "inference.neyman_cli:neyman",
+        "Set an interval with critical values from a toy Neyman construction.",
+        "Studies with toys",
     ),
     "sensitivity": Verb(
-        "inference.study_cli:sensitivity", "Return the median expected limit and its bands.", "Studies with toys"
+        "inference.study_cli:sensitivity",
+        "Return the median limit and its bands over background-only toys.",
+        "Studies with toys",
     ),
     "coverage": Verb(
-        "inference.study_cli:coverage", "Measure how often intervals hold the true value.", "Studies with toys"
+        "inference.study_cli:coverage",
+        "Measure how often intervals hold the true value.",
+        "Studies with toys",
     ),
     "discovery": Verb(
-        "inference.study_cli:discovery", "Test the background-only hypothesis on the data.", "Studies with toys"
+        "inference.study_cli:discovery",
+        "Test the background-only hypothesis on the data.",
+        "Studies with toys",
     ),
     "convert-alea": Verb(
         "inference.cli:convert_alea", "Say what of an alea model file could not be honoured.", "Inference"

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity
+from inference.event_density import EventDensity, per_row
 from inference.polynomial import PolynomialBasis
 from inference.region import Region
 from surrogate.jet import Jet
@@ -202,11 +202,34 @@ def _merged(inside: Tensor, near: Tensor, far: Tensor) -> Tensor:
     return out
 
 
+class ConstantDensity:
+    """ln f of a source that does not move, from a table.
+
+    Parameters
+    ----------
+    table
+        ln f (E, 1), and which events make up the data sets.
+    """
+
+    def __init__(self, table: EventTable) -> None:
+        self._log_f = table.coefficients[:, 0][table.index]
+
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+        """Return the constant jet over (B, N)."""
+        log_f, k = per_row(self._log_f, rows), theta.shape[-1]
+        gradient = log_f.new_zeros(1).expand(*log_f.shape, k)
+        return Jet(log_f, torch.ones_like(log_f), gradient, gradient.unsqueeze(-1).expand(*log_f.shape, k, k))
+
+    def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Return ln f (B, N)."""
+        return per_row(self._log_f, rows)
+
+
 class ScoreDensity:
     """ln f and its gradient, without a Hessian: f counts as linear in theta.
 
-    The Hessian of sum_i ln lambda_i is then minus the sum of the outer products of the events' scores, which is negative
-    definite and its expectation to leading order (Berndt, Hall, Hall and Hausman, Annals of Economic and Social
+    The Hessian of sum_i ln lambda_i is then minus the sum of the outer products of the events' scores, which is not
+    positive and, to leading order, its expectation (Berndt, Hall, Hall and Hausman, Annals of Economic and Social
     Measurement 3 (1974) 653). Fits on it need more steps, but each costs a fraction of a step with a full Hessian.
 
     Parameters

@@ -19,101 +19,18 @@ from torch import Tensor
 
 from inference.event_density import BinIndexed, bind
 from inference.expanded_density import EventTable, ExpandedDensity
+from inference.expansion_report import ExpansionOptions, ExpansionReport, SourceReport
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.polynomial import PolynomialBasis
 from inference.region import Region, ball_points
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
 from inference.source_fit import SourceFit, chart_of
-from surrogate.errors import RangeError
 
 #: Of the quasi-random points at which densities are compared.
 HELD_OUT_SEED = 2
-#: What may be left out along one axis, as a fraction of the tolerance, and the factor by which it is tightened.
-FIRST_SHARE, TIGHTER = 0.5, 0.3
-
-
-@dataclass(frozen=True)
-class ExpansionOptions:
-    """How densities are expanded.
-
-    Parameters
-    ----------
-    tolerance
-        Largest error of -2 ln Lambda within the region.
-    most_terms
-        Most coefficients per event and source; a source that would need more keeps its exact density.
-    held_out
-        Number of points at which the error is measured.
-
-    Raises
-    ------
-    RangeError
-        If a number is out of bounds.
-    """
-
-    tolerance: float = 0.01
-    most_terms: int = 400
-    held_out: int = 8
-
-    def __post_init__(self) -> None:
-        if not (self.tolerance > 0 and self.most_terms >= 1 and self.held_out >= 1):
-            raise RangeError(
-                f"expansion: tolerance = {self.tolerance} must be > 0, most_terms = {self.most_terms} and held_out = "
-                f"{self.held_out} at least 1"
-            )
-
-
-@dataclass(frozen=True)
-class SourceReport:
-    """How one source of a run was expanded.
-
-    Attributes
-    ----------
-    run, source
-        Names.
-    expanded
-        Whether the polynomial is used; else the exact density is kept.
-    degrees
-        Along each natural coordinate.
-    n_terms, n_nodes
-        Coefficients per event, and theta at which densities were evaluated for them.
-    largest
-        Largest error of ln f of any event at any held-out point.
-    effect
-        What it contributes to the error of -2 ln Lambda.
-    """
-
-    run: str
-    source: str
-    expanded: bool
-    degrees: tuple[int, ...]
-    n_terms: int
-    n_nodes: int
-    largest: float
-    effect: float
-
-
-@dataclass(frozen=True)
-class ExpansionReport:
-    """What an expansion cost and how exact it is.
-
-    Attributes
-    ----------
-    sources
-        One entry per source that could be expanded.
-    error
-        Largest error of -2 ln Lambda at the held-out points, relative to the centre of the region.
-    tolerance
-        What was asked for.
-    n_densities
-        Evaluations of a density at an event, with or without slopes.
-    """
-
-    sources: tuple[SourceReport, ...]
-    error: float
-    tolerance: float
-    n_densities: int
+#: What may be left out along one axis at first, as a fraction of the tolerance, and by which factors it is tightened.
+FIRST_SHARE, TIGHTER = 0.5, (0.1, 0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +195,8 @@ def refine(runs: Sequence[RunExpansion], options: ExpansionOptions) -> Expansion
         going = [task for task in tasks.values() if task.name not in task.run.given_up]
         if error <= options.tolerance or not going:
             break
-        max(going, key=lambda task: task.effect).refine(options, TIGHTER)
+        worst = max(going, key=lambda task: task.effect)
+        worst.refine(options, min(max(options.tolerance / (2 * worst.effect), TIGHTER[0]), TIGHTER[1]))
     reports = tuple(task.report() for task in tasks.values())
     return ExpansionReport(reports, error, options.tolerance, sum(run.n_densities for run in runs))
 

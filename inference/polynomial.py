@@ -37,7 +37,7 @@ class PolynomialBasis:
         self._position = {a: m for m, a in enumerate(powers)}
 
     def __len__(self) -> int:
-        """Number M of monomials."""
+        """Return the number M of monomials."""
         return len(self._powers)
 
     @property

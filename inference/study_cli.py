@@ -134,7 +134,10 @@ def coverage(
     template: TemplateOption = None,
     record: JsonOption = None,
 ) -> int:
-    """Measure how often intervals hold the true value, with Clopper-Pearson errors; --set gives other true values."""
+    """Measure how often intervals hold the true value.
+
+    With Clopper-Pearson errors; --set gives other true values.
+    """
     built = model_without_data(model, template_path, template, nominal, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
@@ -167,7 +170,10 @@ def discovery(
     drop_outside: DropOption = False,
     record: JsonOption = None,
 ) -> int:
-    """Test the background-only hypothesis on the data. Exit code 1 if a fit failed."""
+    """Test the background-only hypothesis on the data.
+
+    Exit code 1 if a fit failed.
+    """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
