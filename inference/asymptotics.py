@@ -1,7 +1,7 @@
 """Asymptotic distributions of the test statistics, and their critical values.
 
-By Wilks' theorem t_mu follows a chi-square law with one degree of freedom at the true mu (arXiv:1007.1727, Eqs. 35-36);
-one-sided statistics are zero half of the time (Eqs. 52 and 57).
+By Wilks' theorem t_mu follows a chi-square law with one degree of freedom at the true mu; one-sided statistics are zero
+half of the time (arXiv:1007.1727, sections 3.3, 3.5 and 3.6).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def critical_value(confidence_level: float, kind: IntervalKind = "central") -> f
     """Return the value of t below which a parameter value is inside the interval.
 
     Central intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided limits: that at
-    1 - 2 (1 - CL) (1.642 at 90 %), from q_mu of arXiv:1007.1727, Eqs. 59 and 60.
+    1 - 2 (1 - CL) (1.642 at 90 %), where q_mu has a p-value of 1 - CL (arXiv:1007.1727, Eq. 59).
 
     Raises
     ------
@@ -55,12 +55,12 @@ def critical_value(confidence_level: float, kind: IntervalKind = "central") -> f
 
 
 def two_sided_p_value(t: float) -> float:
-    """Return P(t_mu >= t) = 2 [1 - Phi(sqrt t)] (arXiv:1007.1727, Eq. 37)."""
+    """Return P(t_mu >= t) = 2 [1 - Phi(sqrt t)] (arXiv:1007.1727, section 3.3)."""
     return float(stats.chi2.sf(t, 1))
 
 
 def one_sided_p_value(q: float) -> float:
-    """Return P(q_mu >= q) = 1 - Phi(sqrt q) (arXiv:1007.1727, Eqs. 48 and 59); also the discovery p-value of q0."""
+    """Return P(q_mu >= q) = 1 - Phi(sqrt q) (arXiv:1007.1727, Eq. 59); also the discovery p-value of q0."""
     return float(stats.norm.sf(max(q, 0.0) ** 0.5))
 
 
