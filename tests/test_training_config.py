@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 
 from surrogate.errors import ConfigError
 from training.config import load_config
-from training.settings import OptimiserConfig
 from training.schedule import learning_rate_factor
+from training.settings import OptimiserConfig
 
 GOOD = """\
 name: er
@@ -116,8 +117,8 @@ def test_learning_rate_rises_and_falls():
     rates = [learning_rate_factor(config, step, 1000) for step in range(1000)]
     assert rates[0] == pytest.approx(1 / 101)
     assert max(rates) == rates[100] == 1.0
-    assert all(a < b for a, b in zip(rates[:100], rates[1:101], strict=True))
-    assert all(a > b for a, b in zip(rates[100:-1], rates[101:], strict=True))
+    assert all(a < b for a, b in itertools.pairwise(rates[:101]))
+    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
     # half way down the cosine is at its middle
     assert rates[550] == pytest.approx(0.01 + 0.99 / 2)
     assert rates[-1] == pytest.approx(0.01, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,7 @@ def train(
         overrides["checkpoint"] = json.dumps(str(checkpoint))
     if runs is not None:
         overrides["runs"] = json.dumps(str(runs))
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it has a handler of its own, and advertises
     result = run_training(load_config(config, overrides), config.parent, restart)
     if record is not None and str(record) == "-":
         sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")
