@@ -31,6 +31,8 @@ EPSILON = torch.finfo(torch.float64).eps
 ACCEPT = 1e-4
 #: Widest trust box, in units of 1 / sqrt(|H_jj|), where the function is not convex.
 NON_CONVEX_RADIUS = 2.0
+#: Slope at the end of a step, relative to that at its start, at which the step is refused.
+OVERSHOOT = 10.0
 #: Trust box below which a row has stalled.
 SMALLEST_RADIUS = 1e-12
 #: Longest natural unit of a coordinate, in its typical sizes, and longest step, in Newton steps.
@@ -167,7 +169,7 @@ class _Newton:
         noise = 16 * EPSILON * (1 + s.value.abs())
         promised = p.reduction / s.stretch
         lower = (decrease >= ACCEPT * promised) | ((promised < 100 * noise) & (decrease >= -noise))
-        taken = finite & (p.look | lower)
+        taken = finite & (p.look | (lower & ~self._overshot(s, p, gradient)))
         self._resize(s, p, decrease / promised.clamp_min(1e-300), finite, taken)
         s.bent = ~taken & ~s.bent & ~p.look & (s.stretch == 1)
         self._stretch(s, p, gradient, taken)
@@ -182,6 +184,16 @@ class _Newton:
         s.value = torch.where(taken, value, s.value)
         s.gradient = torch.where(column, gradient, s.gradient)
         s.hessian = torch.where(block, hessian, s.hessian)
+
+    def _overshot(self, s: MovingRows, p: _Proposal, gradient: Tensor) -> Tensor:
+        """Return which steps (A,) end where the function rises much more steeply than it fell.
+
+        A step onto the bound of a logarithm, 0 for a rate that events need, may end lower and yet on a cliff that takes
+        many steps to climb back from.
+        """
+        moved = p.x - s.x
+        before, after = (s.gradient * moved).sum(dim=-1), (gradient * moved).sum(dim=-1)
+        return after > OVERSHOOT * before.abs().clamp_min(1.0)
 
     def _stretch(self, s: MovingRows, p: _Proposal, gradient: Tensor, taken: Tensor) -> None:
         """Lengthen the steps of rows that climb out of a logarithm.
