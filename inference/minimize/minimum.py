@@ -62,6 +62,19 @@ class MovingRows:
     stretch: Tensor
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """Where each row is evaluated next: after a step, or (``look``) at its place on the other side of breakpoints."""
+
+    x: Tensor
+    cell: Tensor
+    crossed: Tensor
+    look: Tensor
+    reduction: Tensor
+    length: Tensor
+    limited: Tensor
+
+
 class EndedRows:
     """Collects the rows as they end."""
 

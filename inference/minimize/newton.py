@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from inference.minimize.cells import Cells
-from inference.minimize.minimum import EndedRows, Minimum, MovingRows
+from inference.minimize.minimum import EndedRows, Minimum, MovingRows, Proposal
 from inference.minimize.quadratic import convexify, minimise_in_box
 from inference.minimize.status import FitStatus
 from inference.rows import take_rows
@@ -76,19 +76,6 @@ class NewtonOptions:
     radius: float = 1e3
 
 
-@dataclass(frozen=True)
-class _Proposal:
-    """Where each row is evaluated next: after a step, or (``look``) at its place on the other side of breakpoints."""
-
-    x: Tensor
-    cell: Tensor
-    crossed: Tensor
-    look: Tensor
-    reduction: Tensor
-    length: Tensor
-    limited: Tensor
-
-
 class _Newton:
     """The rules by which a state proposes, accepts and ends."""
 
@@ -96,6 +83,30 @@ class _Newton:
         self.objective = objective
         self.cells = cells
         self.options = options
+
+    def begin(self, start: Tensor, lower: Tensor, upper: Tensor, scale: Tensor) -> tuple[MovingRows, Tensor]:
+        """Return all rows at their start points, and where everything is finite there (B,)."""
+        x = torch.minimum(torch.maximum(start, lower), upper)
+        cell, rows = self.cells.locate(x, upper), torch.arange(len(x), device=x.device)
+        value, gradient, hessian, finite = self.evaluate(x, rows, cell)
+        no = torch.zeros_like(cell, dtype=torch.bool)
+        state = MovingRows(
+            rows=rows,
+            x=x,
+            value=value,
+            gradient=gradient,
+            hessian=hessian,
+            low=lower,
+            high=upper,
+            scale=scale.expand_as(x),
+            cell=cell,
+            pinned=no,
+            verified=no,
+            radius=torch.full_like(value, self.options.radius),
+            bent=torch.zeros_like(rows, dtype=torch.bool),
+            stretch=torch.ones_like(value),
+        )
+        return state, finite
 
     def evaluate(self, x: Tensor, rows: Tensor, cell: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return f, gradient, Hessian and whether all of them are finite (A,)."""
@@ -112,7 +123,7 @@ class _Newton:
         upwards = (x >= edge_high) & (edge_high < high) & (gradient < 0)
         return upwards.long() - downwards.long()
 
-    def propose(self, s: MovingRows) -> tuple[_Proposal, Tensor]:
+    def propose(self, s: MovingRows) -> tuple[Proposal, Tensor]:
         """Return what to evaluate next, and which rows have converged (A,)."""
         edge_low, edge_high = self.cells.edges(s.cell)
         leaving = self.leaving(s.x, s.gradient, s.cell, s.low, s.high)
@@ -146,7 +157,7 @@ class _Newton:
         looking = look.any(dim=-1)
         crossed = torch.where(looking.unsqueeze(-1), look, crossed)
         x = torch.where(looking.unsqueeze(-1), s.x, x)
-        return _Proposal(x, s.cell + crossed, crossed, looking, model.reduction, length, limited), still & ~looking
+        return Proposal(x, s.cell + crossed, crossed, looking, model.reduction, length, limited), still & ~looking
 
     def bend(self, s: MovingRows, step: Tensor) -> Tensor:
         """Return where the rows come to when positive coordinates move by factors, x exp(d / x).
@@ -162,7 +173,7 @@ class _Newton:
         """Return the decrease (A,) that is not worth a step: the tolerance, or the rounding of f where it is larger."""
         return (2 * EPSILON * (1 + value.abs())).clamp_min(self.options.tolerance)
 
-    def advance(self, s: MovingRows, p: _Proposal) -> None:
+    def advance(self, s: MovingRows, p: Proposal) -> None:
         """Evaluate the proposals and accept or reject them, in place."""
         value, gradient, hessian, finite = self.evaluate(p.x, s.rows, p.cell)
         decrease = torch.where(finite, s.value - value, -p.reduction)
@@ -185,7 +196,7 @@ class _Newton:
         s.gradient = torch.where(column, gradient, s.gradient)
         s.hessian = torch.where(block, hessian, s.hessian)
 
-    def _overshot(self, s: MovingRows, p: _Proposal, gradient: Tensor) -> Tensor:
+    def _overshot(self, s: MovingRows, p: Proposal, gradient: Tensor) -> Tensor:
         """Return which steps (A,) end where the function rises much more steeply than it fell.
 
         A step onto the bound of a logarithm, 0 for a rate that events need, may end lower and yet on a cliff that takes
@@ -195,7 +206,7 @@ class _Newton:
         before, after = (s.gradient * moved).sum(dim=-1), (gradient * moved).sum(dim=-1)
         return after > OVERSHOOT * before.abs().clamp_min(1.0)
 
-    def _stretch(self, s: MovingRows, p: _Proposal, gradient: Tensor, taken: Tensor) -> None:
+    def _stretch(self, s: MovingRows, p: Proposal, gradient: Tensor, taken: Tensor) -> None:
         """Lengthen the steps of rows that climb out of a logarithm.
 
         On -ln x a Newton step only doubles x, and from 1e-100 a row would crawl. There the slope falls to 1/(1 + m) of
@@ -207,7 +218,7 @@ class _Newton:
         longer = torch.where(s.stretch < 4, 2 * s.stretch, 8 * s.stretch).clamp(max=LONGEST)
         s.stretch = torch.where(p.look, s.stretch, torch.where(crawls, longer, 1.0))
 
-    def _resize(self, s: MovingRows, p: _Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
+    def _resize(self, s: MovingRows, p: Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
         """Shrink the trust box where the model failed, widen it where it was good and in the way.
 
         A straight step that fails is first tried bent, in the same box.
@@ -220,7 +231,7 @@ class _Newton:
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
 
 
-def _last_step(s: MovingRows, p: _Proposal, converged: Tensor) -> None:
+def _last_step(s: MovingRows, p: Proposal, converged: Tensor) -> None:
     """Make the step that was not worth an evaluation: it squares the remaining distance to the minimum."""
     step = torch.where(converged.unsqueeze(-1), p.x - s.x, 0.0)
     s.x = torch.where(converged.unsqueeze(-1), p.x, s.x)
@@ -260,18 +271,8 @@ def minimise(
         One entry per row; a row that fails carries its status and never disturbs the others.
     """
     options = options or NewtonOptions()
-    cells = Cells(start.shape[-1], breakpoints or {}, start.device)
-    newton = _Newton(objective, cells, options)
-    x = torch.minimum(torch.maximum(start, lower), upper)
-    cell = cells.locate(x, upper)
-    rows = torch.arange(len(x), device=x.device)
-    value, gradient, hessian, finite = newton.evaluate(x, rows, cell)
-    no = torch.zeros_like(cell, dtype=torch.bool)
-    radius, straight = torch.full_like(value, options.radius), torch.zeros_like(rows, dtype=torch.bool)
-    sizes, stretch = scale.expand_as(x), torch.ones_like(value)
-    state = MovingRows(
-        rows, x, value, gradient, hessian, lower, upper, sizes, cell, no, no.clone(), radius, straight, stretch
-    )
+    newton = _Newton(objective, Cells(start.shape[-1], breakpoints or {}, start.device), options)
+    state, finite = newton.begin(start, lower, upper, scale)
     result = EndedRows(state)
     result.finish(state, ~finite, FitStatus.NON_FINITE, 1)
     state = take_rows(state, finite)
