@@ -73,7 +73,8 @@ class Likelihood:
             for run in runs
         ]
         self._ancillary = AncillaryTerm(parameters.names, parameters.constraints, batch.centres.device)
-        self.lower, self.upper = surrogate_bounds(parameters, runs)
+        lower, upper = surrogate_bounds(parameters, runs)
+        self.lower, self.upper = lower.to(batch.centres.device), upper.to(batch.centres.device)
         self.breakpoints = model_breakpoints(parameters, runs)
 
     @property
