@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 import torch
 from training_cases import config, event_file
 
+from surrogate.checkpoint import read_record
 from surrogate.errors import CheckpointError, ConfigError, XeflowError
 from surrogate.flow import ConditionalFlow
 from training import fit as fit_module
@@ -31,7 +34,7 @@ def folder(tmp_path_factory):
 
 def run(settings: TrainConfig, fingerprint: str = "same") -> FittedFlow:
     with EventSet.open([Path(p) for p in settings.data.events]) as events:
-        flow = ConditionalFlow(settings.flow.build(events.observables, events.nuisances), seed=1)
+        flow = ConditionalFlow(settings.flow.build(events.observables, events.nuisances), seed=settings.seed)
         supply = FileSupply(events, settings.seed, settings.data.validation_fraction)
         return fit_flow(settings, flow, events, supply, {"events": fingerprint}, shown=False)
 
@@ -160,3 +163,29 @@ def test_kill_9_and_run_again(folder):
     assert state.exists()
     killed = run(config(folder, name="killed", optimiser=long))
     assert torch.equal(weights(killed), weights(whole))
+
+
+DISTRIBUTED = """
+name: two
+checkpoint: two
+data: {events: [events.h5]}
+flow: {hidden: 8, components: 4, blocks: 1}
+optimiser: {batch_size: 256, steps: 60, learning_rate: 0.01}
+stopping: {check_every: 15}
+acceptance: {max_degree: 2}
+devices: 2
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(folder, uninterrupted):
+    (folder / "two.yaml").write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "xeflow", "train", "two.yaml"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=folder, check=True, env=environment, timeout=300)
+    with (folder / "runs" / "two" / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for row, check in zip(rows, uninterrupted.history.checks, strict=True):
+        assert float(row["held_out_nll"]) == pytest.approx(check.held_out_nll, abs=1e-4)
+        assert float(row["train_nll"]) == pytest.approx(check.train_nll, abs=1e-3)
+    assert read_record(folder / "two")["metadata"]["config"]["devices"] == 2

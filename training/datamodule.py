@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 
 from training.batches import TrainingBatches
@@ -42,7 +43,7 @@ class IntervalLoader:
 
 
 class HeldOutLoader:
-    """The held-out events in batches; process r of R gets every R-th batch.
+    """The held-out events in batches; process r of R gets every R-th event.
 
     Parameters
     ----------
@@ -53,10 +54,11 @@ class HeldOutLoader:
     """
 
     def __init__(self, events: UnitEvents, rank: int, world: int) -> None:
+        share = events.take(torch.arange(rank, events.size, world))
         self._batches = [
-            UnitEvents(*(column[k : k + HELD_OUT_BATCH] for column in events))
-            for k in range(0, events.size, HELD_OUT_BATCH)
-        ][rank::world]
+            UnitEvents(*(column[k : k + HELD_OUT_BATCH] for column in share))
+            for k in range(0, share.size, HELD_OUT_BATCH)
+        ]
 
     def __len__(self) -> int:
         return len(self._batches)

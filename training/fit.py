@@ -43,11 +43,14 @@ class FittedFlow:
         All validations.
     steps_per_pass
         Steps in one pass over the training events.
+    primary
+        Whether this is the process of a distributed training that writes the results.
     """
 
     flow: ConditionalFlow
     history: History
     steps_per_pass: int
+    primary: bool = True
 
 
 def fit_flow(
@@ -102,8 +105,8 @@ def fit_flow(
         logger.info("%s: continued from step %d of %d", config.name, history.checks[-1].step, data.total_steps)
     with TrainingProgress(config.name, data.total_steps, shown) as progress:
         keeper = _Keeper(config, data.total_steps, history, dict(fingerprint), progress)
-        _run(config, module, data, keeper, path if path.exists() else None)
-    return FittedFlow(module.best, keeper.history, data.steps_per_pass)
+        primary = _run(config, module, data, keeper, path if path.exists() else None)
+    return FittedFlow(module.best, keeper.history, data.steps_per_pass, primary)
 
 
 class _Keeper(Callback):
@@ -167,8 +170,11 @@ class _Keeper(Callback):
         self.history.write_csv(self._config.run_directory / "history.csv")
 
 
-def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper: _Keeper, state: Path | None) -> None:
-    """Run the trainer; an interruption leaves as KeyboardInterrupt, with the signal's handler restored."""
+def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper: _Keeper, state: Path | None) -> bool:
+    """Run the trainer and return whether this is its first process.
+
+    An interruption leaves as KeyboardInterrupt, with the signal's handler restored.
+    """
     trainer = Trainer(
         accelerator=config.device,
         devices=config.devices,
@@ -196,6 +202,7 @@ def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper:
         done = keeper.history.checks[-1].step if keeper.history.checks else 0
         logger.warning("%s: interrupted; the same command continues from step %d", config.name, done)
         raise KeyboardInterrupt from None
+    return trainer.is_global_zero
 
 
 def _load_state(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,8 @@ class FlowModule(LightningModule):
         mean = wl / w
         self.held_out_nll = -mean
         self.held_out_error = max(wwll - 2 * mean * wwl + mean * mean * ww, 0.0) ** 0.5 / w
-        self.train_nll = float(self._train_sum) / max(self._train_steps, 1)
+        train_sum = float(self.trainer.strategy.reduce(self._train_sum, reduce_op="mean"))
+        self.train_nll = train_sum / max(self._train_steps, 1)
 
     def keep_best(self) -> None:
         """Remember the present averaged weights as the best."""

@@ -118,8 +118,9 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
         "seeds": {"training": config.seed},
         "metrics": {k: v for k, v in record.to_dict().items() if k not in ("name", "checkpoint")},
     }
-    save_checkpoint(Path(config.checkpoint), source, metadata)
-    save_figure(plot_training(fitted.history, config.name), config.run_directory / "training.png")
+    if fitted.primary:
+        save_checkpoint(Path(config.checkpoint), source, metadata)
+        save_figure(plot_training(fitted.history, config.name), config.run_directory / "training.png")
     return record
 
 
