@@ -186,16 +186,30 @@ def confidence_interval(
         raise RangeError(f"confidence_interval takes one data set, got {likelihood.n_datasets}; use interval_batch")
     value = critical_value(confidence_level, kind) if critical is None else critical
     batch = interval_batch(likelihood, poi, value, kind, None, fixed, best, options)
+    origin = "asymptotic" if critical is None else critical_values
+    return interval_record(likelihood, poi, confidence_level, kind, batch, origin, (options or FitOptions()).starts)
+
+
+def interval_record(
+    likelihood: Likelihood,
+    poi: str,
+    confidence_level: float,
+    kind: IntervalKind,
+    batch: IntervalBatch,
+    critical_values: str,
+    starts: int = 1,
+) -> Interval:
+    """Return the record of the one interval of a batch; see :func:`confidence_interval`."""
     low, high = search_range(likelihood, poi)
     return Interval(
         parameter=poi,
         confidence_level=confidence_level,
         kind=kind,
         statistic=STATISTIC[kind],
-        critical_values="asymptotic" if critical is None else critical_values,
+        critical_values=critical_values,
         lower=_end(likelihood, batch.lower, low),
         upper=_end(likelihood, batch.upper, high),
-        best_fit=fit_result(likelihood, batch.best, 0, (options or FitOptions()).starts),
+        best_fit=fit_result(likelihood, batch.best, 0, starts),
         refits=int(batch.refits[0]),
         provenance=provenance(likelihood.model_hash),
     )

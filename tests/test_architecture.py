@@ -164,6 +164,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "profile",
         "asymptotics",
         "intervals",
+        "expanded_fit",
         "philox",
         "toys",
         "asimov",
