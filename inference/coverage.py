@@ -85,11 +85,7 @@ def critical_at(critical: float | CriticalCurve, mu: float) -> float:
 def _portions(batch: DataBatch) -> Iterator[DataBatch]:
     """Yield a batch in portions of at most :data:`CHUNK` data sets."""
     for rows in torch.arange(len(batch)).split(CHUNK):
-        yield DataBatch(
-            {name: x[rows] for name, x in batch.x.items()},
-            {name: w[rows] for name, w in batch.weights.items()},
-            batch.centres[rows],
-        )
+        yield batch.take(rows)
 
 
 def _point(

@@ -218,6 +218,11 @@ class DataBatch:
     def __len__(self) -> int:
         return len(self.centres)
 
+    def take(self, index: Tensor) -> DataBatch:
+        """Return some of the data sets."""
+        x = {name: events[index] for name, events in self.x.items()}
+        return DataBatch(x, {name: weights[index] for name, weights in self.weights.items()}, self.centres[index])
+
     def total_weight(self) -> Tensor:
         """Return the (weighted) number of events of every data set over all runs (T,)."""
         return torch.stack([w.sum(dim=-1) for w in self.weights.values()]).sum(dim=0)

@@ -73,6 +73,13 @@ class ToyFits:
         """Return some of the pairs, by mask or position."""
         return ToyFits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
+    def put(self, index: np.ndarray, other: ToyFits) -> ToyFits:
+        """Return the pairs with some replaced."""
+        columns = {name: getattr(self, name).copy() for name in self.__dataclass_fields__}
+        for name, column in columns.items():
+            column[index] = getattr(other, name)
+        return ToyFits(**columns)
+
     @property
     def valid(self) -> np.ndarray:
         """Whether both fits converged and agree, per toy."""
@@ -132,7 +139,12 @@ def fit_pairs(
     ToyFits
         One entry per data set.
     """
-    likelihood = Likelihood(parameters, runs, data)
+    return fit_likelihood_pairs(Likelihood(parameters, runs, data), poi, mu, start)
+
+
+def fit_likelihood_pairs(likelihood: Likelihood, poi: str, mu: Tensor, start: Tensor) -> ToyFits:
+    """Fit every data set of a likelihood; see :func:`fit_pairs`."""
+    parameters = likelihood.parameters
     rows = torch.arange(likelihood.n_datasets)
     begin = start.to(torch.float64).expand(len(rows), -1)
     mu = mu.to(torch.float64).expand(len(rows))

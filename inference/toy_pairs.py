@@ -7,7 +7,7 @@ mu, held at zero: the power of a discovery. Made without signal, held at mu: CL_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from inference.counting import Fraction, clopper_pearson
+from inference.event_pool import EventPool
 from inference.parameters import ParameterSet
 from inference.science_run import ScienceRun, model_hash
 from inference.storage import read_study
 from inference.study import StudyPlan, run_study
 from inference.study_record import Chunk, Columns, StudyHeader
-from inference.toy_fits import UNITS, ToyFits, fit_pairs
+from inference.toy_fits import UNITS, ToyFits, fit_likelihood_pairs, fit_pairs, join
 from inference.toys import draw_toys, toy_index
 from surrogate.errors import ConfigError, DataError
 
@@ -60,6 +61,47 @@ class ToyPairWork:
         fits = fit_pairs(self.parameters, self.runs, toys.data, self.poi, tested, truth)
         columns = {name: getattr(fits, name) for name in ToyFits.__dataclass_fields__}
         return {"point": np.full(chunk.size, chunk.point), "toy": chunk.toys.numpy(), **columns}
+
+
+@dataclass(frozen=True, eq=False)
+class PooledPairWork:
+    """The same with toys drawn from a pool of expanded events; see :mod:`inference.event_pool`.
+
+    Attributes
+    ----------
+    pool
+        The pool, with its model.
+    poi, points, tested, seed
+        As for :class:`ToyPairWork`.
+    portion
+        Toys fitted at a time, which bounds the memory.
+    """
+
+    pool: EventPool
+    poi: str
+    points: Tensor
+    tested: Tensor
+    seed: int
+    portion: int
+
+    def __call__(self, chunk: Chunk) -> Columns:
+        """Return the columns of :data:`inference.toy_fits.UNITS`."""
+        fits = join([self._fit(chunk.point, toys) for toys in chunk.toys.split(self.portion)])
+        columns = {name: getattr(fits, name) for name in ToyFits.__dataclass_fields__}
+        return {"point": np.full(chunk.size, chunk.point), "toy": chunk.toys.numpy(), **columns}
+
+    def _fit(self, point: int, toys: Tensor) -> ToyFits:
+        """Fit toys on the expansion; those without valid fits again with the exact densities."""
+        truth, tested = self.points[point], self.tested[point].expand(len(toys))
+        likelihood = self.pool.draw(truth, toy_index(point, toys), self.seed)
+        fits = fit_likelihood_pairs(likelihood, self.poi, tested, truth)
+        lost = np.flatnonzero(~fits.valid)
+        if not len(lost):
+            return fits
+        rows = torch.from_numpy(lost)
+        data = likelihood.data.take(rows)
+        again = fit_pairs(self.pool.parameters, self.pool.runs, data, self.poi, tested[rows], truth)
+        return fits.put(lost, replace(again, refits=again.refits + fits.refits[lost] + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +174,7 @@ def run_pairs(
     seed: int,
     tested: Sequence[float] | None = None,
     plan: StudyPlan | None = None,
+    pool: EventPool | None = None,
 ) -> ToyPairs:
     """Make toys and fit each twice.
 
@@ -151,20 +194,28 @@ def run_pairs(
         (G,) where the parameter of interest is held; its true values if None.
     plan
         Who works, and where the rows are stored; in this process and in memory if None.
+    pool
+        Where the events of toys are taken from; drawn anew for every toy if None.
 
     Raises
     ------
     ConfigError
-        If ``tested`` does not have one value per point.
+        If ``tested`` does not have one value per point, or the pool is of another model.
     DataError
         If the store holds another study.
     """
     held = points[:, parameters.index(poi)] if tested is None else torch.tensor(list(tested), dtype=torch.float64)
     if held.shape != (len(points),):
         raise ConfigError(f"tested: {len(held)} values of {poi} for {len(points)} points; one each is needed")
+    model = model_hash(parameters, runs)
     settings = {"poi": poi, "names": list(parameters.names), "points": points.tolist(), "tested": held.tolist()}
-    header = StudyHeader(KIND, model_hash(parameters, runs), seed, settings, UNITS)
-    work = ToyPairWork(parameters, runs, poi, points, held, seed)
+    work: ToyPairWork | PooledPairWork = ToyPairWork(parameters, runs, poi, points, held, seed)
+    if pool is not None:
+        if model_hash(pool.parameters, pool.runs) != model:
+            raise ConfigError("the event pool is of another model; build one of this model")
+        settings["pool"] = pool.identity
+        work = PooledPairWork(pool, poi, points, held, seed, pool.portion)
+    header = StudyHeader(KIND, model, seed, settings, UNITS)
     return _gathered(header, run_study(header, work, len(points), n_toys, plan or StudyPlan()))
 
 

@@ -1,0 +1,155 @@
+"""Pools of expanded events: toys from them are toys of the model, whatever the batch, and their likelihood is exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from test_expansion import flow_model, inside, some_region
+from torch import Tensor
+
+from inference.event_pool import EventPool
+from inference.event_pool_store import cached_pool, pool_key
+from inference.expansion import ExpansionOptions
+from inference.likelihood import Likelihood
+from inference.parameters import ParameterSet
+from inference.pool_builder import PoolOptions, build_pool
+from inference.science_run import ScienceRun, expected_counts
+from inference.study import StudyPlan
+from inference.toy_pairs import run_pairs
+from surrogate.errors import ConfigError, DataError, RangeError
+
+OPTIONS = PoolOptions(oversampling=8.0, least=1500, seed=4)
+ACCURACY = ExpansionOptions(tolerance=0.02)
+Model = tuple[ParameterSet, tuple[ScienceRun, ...]]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return flow_model()
+
+
+@pytest.fixture(scope="module")
+def pool(model: Model) -> EventPool:
+    parameters, runs = model
+    return build_pool(parameters, runs, parameters.nominal(), some_region(model, 6.0), OPTIONS, ACCURACY)
+
+
+def numbers(*toys: int) -> Tensor:
+    return torch.tensor(toys)
+
+
+def test_the_likelihood_of_toys_is_that_of_their_events(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    assert pool.report.error <= 0.02
+    toys = pool.draw(parameters.nominal(), numbers(0, 1, 2, 3), 7)
+    exact = Likelihood(parameters, runs, toys.data)
+    rows = torch.arange(4).repeat_interleave(5)
+    values = inside(parameters, pool.region, 20)
+    found, expected = toys.derivatives(values, rows), exact.derivatives(values, rows)
+    assert float((found[0] - expected[0]).abs().max()) < 0.02
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        assert bool(((a - b).abs().amax(dim=0) <= 0.03 * b.abs().amax(dim=0) + 1e-9).all())
+
+
+def test_toys_do_not_depend_on_the_batch(model: Model, pool: EventPool) -> None:
+    parameters, _ = model
+    together = pool.draw(parameters.nominal(), numbers(5, 6, 7), 3).data
+    alone = pool.draw(parameters.nominal(), numbers(7), 3).data
+    n = int(alone.weights["run"].sum())
+    assert int(together.weights["run"][2].sum()) == n
+    assert torch.equal(together.x["run"][2, :n], alone.x["run"][0, :n])
+    assert torch.equal(together.centres[2], alone.centres[0])
+    other = pool.draw(parameters.nominal(), numbers(7), 4).data
+    assert not torch.equal(other.centres, alone.centres)
+
+
+def test_counts_are_those_of_the_model(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    values = parameters.vector({"mu": 3.0})
+    expected = expected_counts(parameters, runs[0], values.unsqueeze(0)).sum()
+    counts = pool.draw(values, torch.arange(300), 3).data.weights["run"].sum(dim=-1)
+    assert float(counts.mean()) == pytest.approx(float(expected), abs=4 * float((expected / 300).sqrt()))
+
+
+def test_events_follow_the_density_at_other_parameters_than_those_of_the_pool(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    values = parameters.vector({"mu": 1.0, "b": 0.0, "elife": 700.0, "t_ly": 2.5, "g1": 0.12})
+    wimp, theta = runs[0].sources[0], values[[parameters.index(n) for n in ("t_ly", "elife", "g1")]]
+    data = pool.draw(values, torch.arange(40), 3).data
+    events = data.x["run"][data.weights["run"] > 0]
+    nominal = torch.tensor([0.0, 450.0, 0.1], dtype=torch.float64)
+    # the most powerful statistic: the ratio of the densities at the two parameter points
+    ratio = lambda x: (wimp.source.log_prob(x, theta) - wimp.source.log_prob(x, nominal)).numpy()  # noqa: E731
+    here, there = (
+        wimp.source.sample(8000, t, torch.Generator().manual_seed(k)) for k, t in enumerate((theta, nominal))
+    )
+    assert stats.ks_2samp(ratio(events), ratio(here)).pvalue > 1e-3
+    assert stats.ks_2samp(ratio(events), ratio(there)).pvalue < 1e-6
+
+
+def test_toys_far_from_the_pool_are_refused(model: Model, pool: EventPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, _ = model
+    monkeypatch.setattr("inference.event_pool.LEAST_EFFECTIVE", 0.99)
+    with pytest.raises(DataError, match="build a pool closer to them"):
+        pool.draw(parameters.vector({"elife": 890.0, "g1": 0.139, "t_ly": 2.9}), numbers(0), 1)
+
+
+def test_pairs_of_fits_from_a_pool_are_distributed_as_without(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    points = parameters.nominal().unsqueeze(0)
+    plan = StudyPlan(chunk_size=30)
+    pooled = run_pairs(parameters, runs, "mu", points, 90, 5, plan=plan, pool=pool)
+    fresh = run_pairs(parameters, runs, "mu", points, 30, 6, plan=plan)
+    assert pooled.n_failed == 0
+    assert stats.ks_2samp(pooled.statistics()[0], fresh.statistics()[0]).pvalue > 1e-3
+    split = run_pairs(parameters, runs, "mu", points, 4, 5, plan=StudyPlan(chunk_size=3), pool=pool)
+    assert np.allclose(split.fits.ll_free, pooled.fits.ll_free[:4], rtol=0, atol=1e-6)
+
+
+def test_a_pool_of_another_model_is_refused(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    other = parameters.with_nominal({"mu": 0.3})
+    with pytest.raises(ConfigError, match="another model"):
+        run_pairs(other, runs, "mu", other.nominal().unsqueeze(0), 1, 1, pool=pool)
+    with pytest.raises(RangeError, match="oversampling = 0"):
+        PoolOptions(oversampling=0)
+
+
+def test_a_pool_is_stored_under_the_hash_of_what_it_is_made_of(model: Model, tmp_path: Path) -> None:
+    parameters, runs = model
+    small = PoolOptions(oversampling=0.1, least=20)
+    make = lambda values: cached_pool(tmp_path, parameters, runs, values, some_region(model), small, ACCURACY)  # noqa: E731
+    first = make(parameters.nominal())
+    files = list(tmp_path.glob("pool-*.npz"))
+    assert len(files) == 1
+    stamp = files[0].stat().st_mtime_ns
+    again = make(parameters.nominal())
+    assert files[0].stat().st_mtime_ns == stamp
+    assert again.identity == first.identity
+    assert again.report == first.report
+    values = inside(parameters, first.region, 3)
+    a, b = (p.draw(parameters.nominal(), numbers(1), 2).derivatives(values) for p in (first, again))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    make(parameters.vector({"b": 1.1}))
+    assert len(list(tmp_path.glob("pool-*.npz"))) == 2
+    files[0].write_bytes(files[0].read_bytes()[:1000])
+    with pytest.raises(DataError, match="cannot be read"):
+        make(parameters.nominal())
+    keys = {
+        pool_key(parameters, runs, parameters.nominal(), some_region(model), PoolOptions(seed=k), ACCURACY)
+        for k in (0, 1)
+    }
+    assert len(keys) == 2
+
+
+def test_the_memory_of_a_pool_is_bounded(model: Model) -> None:
+    parameters, runs = model
+    options = PoolOptions(oversampling=50.0, most_bytes=300_000)
+    pool = build_pool(parameters, runs, parameters.nominal(), some_region(model), options, ACCURACY).pools["run"]
+    held = sum(table.coefficients.numel() * 8 for table in pool.tables.values())
+    assert held < 320_000
+    assert len(pool.x) == int(pool.counts.sum())
