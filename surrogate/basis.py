@@ -22,11 +22,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from surrogate.context import smooth_kink
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.nuisance import NuisanceSpace
-
-KINK_WIDTH = 0.05
-"""Half-width of a smoothed kink, in units of half the range of its parameter."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +106,7 @@ class ThetaBasis:
             functions.append((2 * t * f - g, 2 * f + 2 * t * df - dg, 4 * df + 2 * t * ddf - ddg))
         if self.kinks:
             nominal = self.nuisances.standardise(self.nuisances.nominal(t))
-            d = t - nominal
-            h = (d.square() + KINK_WIDTH**2).sqrt()
-            dh, ddh = d / h, KINK_WIDTH**2 / h**3
+            h, dh, ddh = smooth_kink(t - nominal)
             functions += [(h, dh, ddh), (t * h, h + t * dh, 2 * dh + t * ddh)]
         return [torch.stack([f[i] for f in functions], dim=-2) for i in range(order + 1)]
 

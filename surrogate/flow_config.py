@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from surrogate.context import ContextFeatures
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.guides import Guide, GuideSet, guide_from_dict, guide_to_dict
 from surrogate.nuisance import NuisanceSpace
@@ -49,6 +50,9 @@ class FlowConfig:
         Analytic shifts of the component locations in the layer next to the data.
     floor
         Smallest component width, in units of the window (mixtures only).
+    kinks
+        Names of nuisance parameters in which the response has a kink at the nominal value; see
+        :mod:`surrogate.context`.
 
     Raises
     ------
@@ -67,6 +71,7 @@ class FlowConfig:
     ordering: tuple[str, ...] = ()
     guides: tuple[Guide, ...] = ()
     floor: float = 0.002
+    kinks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for key, value, known in (("family", self.family, FAMILIES), ("activation", self.activation, ACTIVATIONS)):
@@ -85,6 +90,7 @@ class FlowConfig:
         if self.guides and not self.univariate().movable:
             raise ConfigError(f"flow: guides need family 'logistic_mixture', not '{self.family}'")
         self.guide_set()
+        self.features()
 
     @property
     def permutation(self) -> tuple[int, ...]:
@@ -105,6 +111,10 @@ class FlowConfig:
         ordered = ObservableSpace(tuple(self.observables.observables[d] for d in self.permutation))
         return GuideSet(self.guides, ordered, self.nuisances)
 
+    def features(self) -> ContextFeatures:
+        """Return what the networks see of theta."""
+        return ContextFeatures(self.nuisances, self.kinks)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which :meth:`from_dict` rebuilds the configuration."""
         data: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -112,6 +122,10 @@ class FlowConfig:
         data["nuisances"] = self.nuisances.to_dict()
         data["ordering"] = list(self.ordering)
         data["guides"] = [guide_to_dict(g) for g in self.guides]
+        # absent where there are none, so that surrogates without kinks keep their identity and their certificate
+        data["kinks"] = list(self.kinks)
+        if not self.kinks:
+            del data["kinks"]
         return data
 
     @classmethod
@@ -135,4 +149,5 @@ class FlowConfig:
         values["nuisances"] = NuisanceSpace.from_dict(data["nuisances"])
         values["ordering"] = tuple(data.get("ordering", ()))
         values["guides"] = tuple(guide_from_dict(g) for g in data.get("guides", ()))
+        values["kinks"] = tuple(data.get("kinks", ()))
         return cls(**values)

@@ -1,10 +1,12 @@
 """Second-order jets in theta of a flow's log density, without automatic differentiation.
 
 For one autoregressive layer of mixtures, ln p(u | theta) = G(raw(theta), shift(theta)), with raw the output of a masked
-residual network of theta. All maps of the network are affine but its activations v = act(w), so that with first
-derivatives w_i carried forward along the K directions and adjoints lambda_v = d ln p/dv carried backward once,
+residual network of features c(theta), each of one parameter. All maps of the network are affine but its activations
+v = act(w), so that with first derivatives w_i carried forward along the K directions and adjoints lambda = d ln p/dv
+and d ln p/dc carried backward once,
 
-    d_i d_j ln p = (second derivatives of G along the directions) + sum over activations of lambda_v act''(w) w_i w_j.
+    d_i d_j ln p = (second derivatives of G along the directions) + sum over activations of lambda_v act''(w) w_i w_j
+                   + sum over features of lambda_c d_i d_j c.
 
 This costs about 2 + K evaluations, where repeated reverse sweeps cost some ten times as many.
 """
@@ -43,13 +45,13 @@ def flow_log_jet(flow: ConditionalFlow, u: Tensor, theta: Tensor) -> tuple[Tenso
     """
     config, columns = flow.config, u[:, list(flow.config.permutation)]
     mapping = LogisticMixtureMap(config.components, config.floor)
-    slope, curvature = (part.T for part in config.nuisances.standardise_derivatives(theta))
-    network = _Network(flow.conditioner_network(), config, columns, theta, slope)
+    features = config.features()
+    network = _Network(flow.conditioner_network(), config, columns, theta)
     raw, tangent = network.outputs()
     jet = mixture_jet(mapping, columns.T, raw, tangent, _shift(config, columns, theta))
-    through_network = (tangent * jet.adjoint.unsqueeze(1)).sum(dim=0)
-    hessian = jet.hessian + network.curvature(jet.adjoint)
-    hessian.diagonal(dim1=0, dim2=1).add_((through_network * curvature / slope).T)
+    curvature, by_feature = network.curvature(jet.adjoint)
+    hessian = jet.hessian + curvature
+    hessian.diagonal(dim1=0, dim2=1).add_(features.gather(by_feature.T * features.derivatives(theta)[1], -1))
     return jet.value, jet.gradient.T, hessian.permute(2, 0, 1)
 
 
@@ -73,9 +75,10 @@ class _Activation(NamedTuple):
 class _Network:
     """One evaluation of a masked residual network with its derivatives along theta, kept for the backward sweep."""
 
-    def __init__(self, made: Any, config: FlowConfig, u: Tensor, theta: Tensor, slope: Tensor) -> None:
+    def __init__(self, made: Any, config: FlowConfig, u: Tensor, theta: Tensor) -> None:
         self._made, self._kind = made, config.activation
-        self._theta, self._slope = config.nuisances.standardise(theta).T, slope
+        self._features = config.features()
+        self._context_in, self._slope = self._features.values(theta).T, self._features.derivatives(theta)[0].T
         self._inputs = nn.functional.pad(2.0 * u - 1.0, (1, 0)).T
         # the first outputs belong to the constant coordinate in front
         self._unused = made.final_layer.out_features // (config.observables.dim + 1)
@@ -96,31 +99,38 @@ class _Network:
         final = made.final_layer
         return _affine(_matrix(final)[self._unused :], final.bias[self._unused :], value, tangent)
 
-    def curvature(self, adjoint: Tensor) -> Tensor:
-        """Return the Hessian (K, K, n) from the activations, given d ln p/d raw (O, n)."""
+    def curvature(self, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the Hessian (K, K, n) from the activations and d ln p/dc (F, n), given d ln p/d raw (O, n)."""
         nodes = iter(reversed(self._record))
         adjoint = _matrix(self._made.final_layer)[self._unused :].T @ adjoint
-        terms = []
+        terms, by_feature = [], []
         for block in reversed(self._made.blocks):
-            inner = adjoint
-            for layer in reversed(block.linear_layers):
-                inner, node = _matrix(layer).T @ inner, next(nodes)
-                terms.append(outer_sum((inner * node.second).unsqueeze(1) * node.tangent, node.tangent))
-                inner = inner * node.first
+            first, second = block.linear_layers
+            term, inner = _backward(_matrix(second).T @ adjoint, next(nodes))
+            by_feature.append(block.context_layer.weight.T @ inner)
+            terms.append(term)
+            term, inner = _backward(_matrix(first).T @ inner, next(nodes))
+            terms.append(term)
             adjoint = adjoint + inner
-        node = next(nodes)
-        terms.append(outer_sum((adjoint * node.second).unsqueeze(1) * node.tangent, node.tangent))
-        return torch.stack(terms).sum(dim=0)
+        term, adjoint = _backward(adjoint, next(nodes))
+        terms.append(term)
+        by_feature.append(self._made.context_layer.weight.T @ adjoint)
+        return torch.stack(terms).sum(dim=0), torch.stack(by_feature).sum(dim=0)
 
     def _context(self, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        return torch.addmm(layer.bias.unsqueeze(-1), layer.weight, self._theta), layer.weight.unsqueeze(
-            -1
-        ) * self._slope
+        value = torch.addmm(layer.bias.unsqueeze(-1), layer.weight, self._context_in)
+        return value, self._features.gather(layer.weight.unsqueeze(-1) * self._slope, 1)
 
     def _activate(self, w: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
         value, first, second = _activation(self._kind, w)
         self._record.append(_Activation(first, second, tangent))
         return value, first.unsqueeze(1) * tangent
+
+
+def _backward(adjoint: Tensor, node: _Activation) -> tuple[Tensor, Tensor]:
+    """Return an activation's share of the Hessian (K, K, n), and the adjoint (H, n) of its argument."""
+    share = outer_sum((adjoint * node.second).unsqueeze(1) * node.tangent, node.tangent)
+    return share, adjoint * node.first
 
 
 def _affine(matrix: Tensor, bias: Tensor, value: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:

@@ -95,6 +95,7 @@ class _Chunk:
         like, config = kernel.weights.inputs.weight, kernel.config
         self.n = n
         self._config = config
+        self._features = config.features()
         self._guides = config.guide_set() if config.guides else None
         guided = {guide.observable for guide in config.guides}
         self._guided = [config.observables.names[d] in guided for d in config.permutation]
@@ -104,9 +105,9 @@ class _Chunk:
 
     def evaluate(self, u: Tensor, theta: Tensor, total: Tensor, slopes: bool) -> Tensor:
         """Add ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
-        nuisances, u = self._config.nuisances, u[:, list(self._config.permutation)]
+        u = u[:, list(self._config.permutation)]
         columns = u.T.contiguous()
-        self._network.forward(2.0 * columns - 1.0, nuisances.standardise(theta).T)
+        self._network.forward(2.0 * columns - 1.0, self._features.values(theta).T)
         delta, first, _ = self._guides.delta_jet(u, theta) if self._guides else (None, None, None)
         gradient = torch.zeros_like(theta)
         for d in range(len(columns)):
@@ -119,7 +120,7 @@ class _Chunk:
                 self._network.add_gradient(d, raw)
             if by_delta is not None and first is not None:
                 gradient.addcmul_(first[:, :, d], by_delta.unsqueeze(-1))
-        if slopes and nuisances.dim:
-            slope, _ = nuisances.standardise_derivatives(theta)
-            gradient.addcmul_(self._network.context_gradient().T, slope)
+        if slopes and self._features.dim:
+            slope, _ = self._features.derivatives(theta)
+            gradient.add_(self._features.gather(self._network.context_gradient().T * slope, -1))
         return gradient

@@ -22,9 +22,9 @@ from nflows.transforms.permutations import Permutation, ReversePermutation
 from torch import Tensor, nn
 from torch.nn import functional
 
+from surrogate.context import ContextFeatures
 from surrogate.flow_config import FlowConfig
 from surrogate.guides import GuideSet
-from surrogate.nuisance import NuisanceSpace
 from surrogate.univariate import UnivariateMap
 
 ACTIVATION_FUNCTIONS = {"silu": functional.silu, "gelu": functional.gelu, "tanh": torch.tanh}
@@ -39,11 +39,11 @@ class _MaskedConditioner(nn.Module):
 
     def __init__(self, config: FlowConfig, n_parameters: int, initial: Tensor) -> None:
         super().__init__()
-        self._dim, self._nuisances = config.observables.dim, config.nuisances
+        self._dim, self._features = config.observables.dim, config.features()
         self.made = MADE(
             features=self._dim + 1,
             hidden_features=config.hidden,
-            context_features=self._nuisances.dim or None,
+            context_features=self._features.dim or None,
             num_blocks=config.blocks,
             output_multiplier=n_parameters,
             activation=ACTIVATION_FUNCTIONS[config.activation],
@@ -53,7 +53,7 @@ class _MaskedConditioner(nn.Module):
     def forward(self, u: Tensor, theta: Tensor) -> Tensor:
         # centred inputs train better; the constant is 0, its weight being redundant with the bias
         inputs = functional.pad(2.0 * u - 1.0, (1, 0))
-        raw: Tensor = self.made(inputs, _context(self._nuisances, theta))
+        raw: Tensor = self.made(inputs, _context(self._features, theta))
         return raw.unflatten(-1, (self._dim + 1, -1))[:, 1:]
 
 
@@ -100,19 +100,19 @@ class _CouplingConditioner(nn.Module):
 
     def __init__(self, config: FlowConfig, n_in: int, n_out: int, mapping: UnivariateMap) -> None:
         super().__init__()
-        self._nuisances = config.nuisances
+        self._features = config.features()
         self.net = ResidualNet(
             n_in,
             n_out,
             hidden_features=config.hidden,
-            context_features=config.nuisances.dim or None,
+            context_features=self._features.dim or None,
             num_blocks=config.blocks,
             activation=ACTIVATION_FUNCTIONS[config.activation],
         )
         _start_from(self.net.final_layer, mapping.initial().repeat(n_out // mapping.n_parameters))
 
     def forward(self, inputs: Tensor, theta: Tensor) -> Tensor:
-        raw: Tensor = self.net(inputs, _context(self._nuisances, theta))
+        raw: Tensor = self.net(inputs, _context(self._features, theta))
         return raw
 
 
@@ -211,9 +211,9 @@ def _transforms(config: FlowConfig) -> list[Transform]:
     return transforms
 
 
-def _context(nuisances: NuisanceSpace, theta: Tensor) -> Tensor | None:
-    """Return theta (n, K) standardised to [-1, 1], or None where there is no nuisance parameter."""
-    return nuisances.standardise(theta) if nuisances.dim else None
+def _context(features: ContextFeatures, theta: Tensor) -> Tensor | None:
+    """Return what the networks see of theta (n, K), or None where there is no nuisance parameter."""
+    return features.values(theta) if features.dim else None
 
 
 def _start_from(layer: nn.Linear, bias: Tensor) -> None:

@@ -36,6 +36,7 @@ NUISANCES = NuisanceSpace(
     )
 )
 GUIDES = (ElectronLifetimeGuide("cs2"), PhotonGainGuide("cs1"))
+KINKS = ("elife", "t_ly")
 PLANE = ObservableSpace((Observable("x", "cm", -10.0, 10.0), Observable("z", "cm", -97.0, 0.0)))
 DISC = ObservableSpace((Observable("r", "cm", 0.0, 48.0, "square"), Observable("z", "cm", -97.0, 0.0)))
 
@@ -94,13 +95,13 @@ def flow_source(
     observables: ObservableSpace = OBSERVABLES,
     nuisances: NuisanceSpace = NUISANCES,
     guided: bool = False,
+    kinks: tuple[str, ...] = (),
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> FlowSource:
     """A small flow source with random weights."""
-    config = FlowConfig(
-        observables, nuisances, family, 5, hidden=12, blocks=1, layers=layers, guides=GUIDES if guided else ()
-    )
+    guides = GUIDES if guided else ()
+    config = FlowConfig(observables, nuisances, family, 5, 12, blocks=1, layers=layers, guides=guides, kinks=kinks)
     return FlowSource(shaken_flow(config, seed), some_acceptance(nuisances), 1234.5, dtype)
 
 
@@ -135,6 +136,8 @@ def even(dim: int, panels: int) -> tuple[Tensor, ...]:
 CASES: dict[str, Case] = {
     "mixture": Case(flow_source, even(3, 5), nodes=6),
     "mixture with guides": Case(lambda: flow_source(guided=True), even(3, 5), nodes=6),
+    "mixture with kinks": Case(lambda: flow_source(guided=True, kinks=KINKS), even(3, 5), nodes=6),
+    "mixture, two layers with kinks": Case(lambda: flow_source(layers=2, kinks=KINKS), even(3, 5), nodes=6),
     "mixture, two layers": Case(lambda: flow_source(layers=2), even(3, 5), nodes=6),
     "mixture, one observable": Case(lambda: flow_source(observables=ObservableSpace(DISC.observables[:1])), even(1, 9)),
     "mixture, no nuisance": Case(lambda: flow_source(nuisances=NuisanceSpace(), observables=DISC), even(2, 9)),

@@ -32,6 +32,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "atomic",
         "observables",
         "nuisance",
+        "context",
         "jet",
         "source",
         "univariate",

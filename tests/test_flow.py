@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy import stats
-from source_cases import DISC, GUIDES, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import DISC, GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 from torch import Tensor
 
 from surrogate.errors import ConfigError, DataError
@@ -24,7 +24,9 @@ CONFIGS = {
     "tanh": replace(BASE, activation="tanh", ordering=("drift_time", "cs2", "cs1")),
     "spline": replace(BASE, family="spline_autoregressive", layers=2),
     "coupling": replace(BASE, family="spline_coupling", layers=3),
+    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(DISC.observables[:1])),
+    "coupling with kinks": replace(BASE, family="spline_coupling", layers=2, kinks=KINKS),
     "no nuisance": replace(BASE, nuisances=NuisanceSpace()),
 }
 every_config = pytest.mark.parametrize("name", CONFIGS)
@@ -158,6 +160,8 @@ def test_configuration_survives_plain_data(name: str) -> None:
         ({"ordering": ("cs1", "cs2")}, "ordering must name each of"),
         ({"family": "spline_coupling"}, "at least 2 observables and 2 layers"),
         ({"family": "spline_autoregressive", "guides": GUIDES}, "guides need family 'logistic_mixture'"),
+        ({"kinks": ("elif",)}, "unknown nuisance 'elif'; did you mean 'elife'"),
+        ({"kinks": ("elife", "elife")}, "kinks: names must be unique"),
         ({"guides": (PhotonGainGuide("cs3"),)}, "unknown observable 'cs3'"),
         ({"guides": (PhotonGainGuide("cs1", "g2"),)}, "unknown nuisance 'g2'; did you mean 'g1'"),
         ({"guides": (PhotonGainGuide("drift_time"),)}, "must have scale 'log'"),

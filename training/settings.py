@@ -147,6 +147,7 @@ class FlowBlock(_Block):
     ordering: tuple[str, ...] = ()
     guides: tuple[Annotated[dict[str, Any], AfterValidator(_checked_guide)], ...] = ()
     floor: float = 0.002
+    kinks: tuple[str, ...] = ()
 
     def build(self, observables: ObservableSpace, nuisances: NuisanceSpace) -> FlowConfig:
         """Return the architecture for the spaces of the events.
