@@ -148,6 +148,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "expansion_report",
         "expansion",
         "minimize.status",
+        "minimize.objective",
         "minimize.cells",
         "minimize.minimum",
         "minimize.quadratic",

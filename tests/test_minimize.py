@@ -138,6 +138,18 @@ def test_a_product_of_two_factors_is_followed_along_its_valley() -> None:
     assert float(m.x[0, 0] * m.x[0, 1]) == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_valley_that_is_flat_for_all_purposes_is_an_optimum() -> None:
+    """Only x^2 + y^2 is measured; along the circle the function falls by 2e-6 in all, in ever so many steps."""
+
+    def f(x: Tensor) -> Tensor:
+        return 0.5 * ((x.square().sum(dim=-1) - 1) / 1e-3).square() + 1e-6 * x[:, 0]
+
+    m = run(by_autograd(f), [[0.6, 0.8]])
+    assert int(m.status) == int(FitStatus.CONVERGED)
+    assert int(m.evaluations) <= 75
+    assert float(m.value) == pytest.approx(0.0, abs=2e-6)
+
+
 def test_pressed_coordinates_do_not_stiffen_the_others() -> None:
     """With y held at its bound y (5 + x) is indefinite in both, yet the rest is convex in x alone."""
     m = run(

@@ -43,7 +43,8 @@ class MovingRows:
     """Rows that still move.
 
     ``pinned`` coordinates stay on a kink, ``verified`` ones were seen from both sides; ``radius`` is half the width
-    of the trust box; ``bent`` rows make their next step by factors, ``stretch`` is its length in Newton steps.
+    of the trust box; ``bent`` rows make their next step by factors, ``stretch`` is its length in Newton steps;
+    ``milestone`` is the value of f some evaluations ago.
     """
 
     rows: Tensor
@@ -60,6 +61,7 @@ class MovingRows:
     radius: Tensor
     bent: Tensor
     stretch: Tensor
+    milestone: Tensor
 
 
 @dataclass(frozen=True)

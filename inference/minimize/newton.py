@@ -13,14 +13,13 @@ row ends, the one-sided derivatives on the far side of every kink are checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from inference.minimize.cells import Cells
 from inference.minimize.minimum import EndedRows, Minimum, MovingRows, Proposal
+from inference.minimize.objective import NewtonOptions, Objective
 from inference.minimize.quadratic import convexify, minimise_in_box
 from inference.minimize.status import FitStatus
 from inference.rows import take_rows
@@ -35,45 +34,11 @@ NON_CONVEX_RADIUS = 2.0
 OVERSHOOT = 10.0
 #: Trust box below which a row has stalled.
 SMALLEST_RADIUS = 1e-12
+#: Decrease of f over ``MILESTONE`` evaluations, and promised by the next, that marks the bottom of a flat valley.
+FLAT_VALLEY = 1e-7
+MILESTONE = 25
 #: Longest natural unit of a coordinate, in its typical sizes, and longest step, in Newton steps.
 LONGEST = 1e6
-
-
-class Objective(Protocol):
-    """What is minimised."""
-
-    def __call__(self, x: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return f (A,), its gradient (A, n) and its Hessian (A, n, n).
-
-        Parameters
-        ----------
-        x
-            Points (A, n), one for each of the rows that still move.
-        rows
-            Which rows (A,) of the batch these are.
-        centre
-            (A, n), inside the smooth piece on which derivatives are wanted; None where there are no breakpoints.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class NewtonOptions:
-    """When rows stop.
-
-    Parameters
-    ----------
-    tolerance
-        A row has converged when the quadratic model promises a decrease of f below this.
-    max_evaluations
-        Most evaluations of f per row.
-    radius
-        First half-width of the trust box, in units of 1 / sqrt(H_jj).
-    """
-
-    tolerance: float = 1e-11
-    max_evaluations: int = 200
-    radius: float = 1e3
 
 
 class _Newton:
@@ -105,6 +70,7 @@ class _Newton:
             radius=torch.full_like(value, self.options.radius),
             bent=torch.zeros_like(rows, dtype=torch.bool),
             stretch=torch.ones_like(value),
+            milestone=torch.full_like(value, torch.inf),
         )
         return state, finite
 
@@ -231,6 +197,18 @@ class _Newton:
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
 
 
+def _crawls(s: MovingRows, p: Proposal) -> Tensor:
+    """Return which rows (A,) creep along the bottom of a valley that is flat for all purposes, and set a new milestone.
+
+    Two parameters of which only the product is known have such a valley; its end may be thousands of steps away. A row
+    all of whose steps were refused does not creep, it is stuck.
+    """
+    decrease = s.milestone - s.value
+    flat = (decrease > 0) & (decrease < FLAT_VALLEY) & (p.reduction < FLAT_VALLEY) & ~p.look
+    s.milestone = s.value.clone()
+    return flat
+
+
 def _last_step(s: MovingRows, p: Proposal, converged: Tensor) -> None:
     """Make the step that was not worth an evaluation: it squares the remaining distance to the minimum."""
     step = torch.where(converged.unsqueeze(-1), p.x - s.x, 0.0)
@@ -280,13 +258,14 @@ def minimise(
         if not len(state.rows):
             return result.minimum()
         proposal, converged = newton.propose(state)
-        stuck = ~converged & ((state.radius < SMALLEST_RADIUS) | (evaluations == options.max_evaluations))
-        if bool((converged | stuck).any()):
+        flat = _crawls(state, proposal) if evaluations % MILESTONE == 0 else torch.zeros_like(converged)
+        stuck = (state.radius < SMALLEST_RADIUS) | (evaluations == options.max_evaluations)
+        ended = converged | flat | stuck
+        if bool(ended.any()):
             _last_step(state, proposal, converged)
-            result.finish(state, converged, FitStatus.CONVERGED, evaluations)
-            result.finish(state, stuck, FitStatus.NOT_CONVERGED, evaluations)
-            going = ~(converged | stuck)
-            state, proposal = take_rows(state, going), take_rows(proposal, going)
+            result.finish(state, converged | flat, FitStatus.CONVERGED, evaluations)
+            result.finish(state, stuck & ~(converged | flat), FitStatus.NOT_CONVERGED, evaluations)
+            state, proposal = take_rows(state, ~ended), take_rows(proposal, ~ended)
         if len(state.rows):
             newton.advance(state, proposal)
     return result.minimum()
