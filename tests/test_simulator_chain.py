@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from surrogate.beta_spectra import flat_spectrum
 from surrogate.errors import ConfigError, RangeError
 from training.simulator.accidentals import AccidentalSource, MeasuredSignals, ParametricSignals
-from training.simulator.beta_spectra import flat_spectrum
 from training.simulator.catalogue import standard_source
 from training.simulator.detector import Detector, EfficiencyCurve
 from training.simulator.seeds import stream

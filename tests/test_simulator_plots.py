@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from surrogate.errors import DataError
+from surrogate.nuclear_spectra import neutron_spectrum
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
 from training.event_writer import EventWriter, Segment
 from training.events import Blocks, EventFile, EventSchema
 from training.simulation import simulate_to_file
-from training.simulator.nuclear_spectra import neutron_spectrum
 from training.simulator.simulate import efficiency
 from training.simulator.sources import RecoilSource
 from training.simulator.theta import nominal_theta

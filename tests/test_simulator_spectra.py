@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from surrogate.errors import ConfigError, DataError
-from training.simulator.beta_spectra import (
+from surrogate.beta_spectra import (
     BETA_DECAYS,
     beta_spectrum,
     exponential_spectrum,
@@ -25,7 +24,8 @@ from training.simulator.beta_spectra import (
     line_spectrum,
     table_spectrum,
 )
-from training.simulator.nuclear_spectra import (
+from surrogate.errors import ConfigError, DataError
+from surrogate.nuclear_spectra import (
     STANDARD_HALO,
     HaloModel,
     cevns_b8_spectrum,
@@ -34,7 +34,7 @@ from training.simulator.nuclear_spectra import (
     wimp_si_rate,
     wimp_si_spectrum,
 )
-from training.simulator.spectra import Spectrum, draw_energy
+from surrogate.spectrum import Spectrum, draw_energy
 
 N = 200_000
 

@@ -1,4 +1,4 @@
-"""Blocks of YAML files: closed to unknown keys; messages name the file, the place and the nearest known key."""
+"""Reading YAML files made of blocks; messages name the file, the place and the nearest known key."""
 
 from __future__ import annotations
 
@@ -6,23 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError
 
-from surrogate.errors import ConfigError, unknown_name
-
-
-class Block(BaseModel):
-    """A block of a YAML file: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        for key in data if isinstance(data, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(unknown_name("key", str(key), cls.model_fields))
-        return data
+from surrogate.errors import ConfigError
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from surrogate.block import Block
 from surrogate.errors import ConfigError
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
-from training.blocks import Block, read_yaml, validation_message
+from training.blocks import read_yaml, validation_message
 
 
 class ObservableColumn(Block):

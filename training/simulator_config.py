@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from surrogate.block import Block
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.nuisance import NuisanceSpace
-from training.blocks import Block, read_yaml, validation_message
+from training.blocks import read_yaml, validation_message
 from training.simulation_plan import SimulationPlan
 from training.simulator.catalogue import standard_source
 from training.simulator.detector import Detector, EfficiencyCurve, Selection

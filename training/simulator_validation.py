@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from surrogate.beta_spectra import flat_spectrum
 from surrogate.errors import ConfigError
 from surrogate.template_io import read_templates
 from training.nest_reference import NestReference
-from training.simulator.beta_spectra import flat_spectrum
 from training.simulator.catalogue import standard_source
 from training.simulator.detector import Detector
 from training.simulator.simulate import simulate

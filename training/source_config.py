@@ -10,14 +10,14 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from training.blocks import Block
+from surrogate.block import Block
+from surrogate.spectrum_config import SpectrumBlock
 from training.foreign_files import open_foreign
 from training.simulator.accidentals import AccidentalSource, LoneSignals, MeasuredSignals, ParametricSignals
 from training.simulator.detector import Detector
 from training.simulator.simulate import with_accepted_rate
 from training.simulator.sources import EventSource, Fluctuations, Recoil, RecoilSource
 from training.simulator.wall import WallSource
-from training.spectrum_config import SpectrumBlock
 
 
 class RecoilBlock(Block):

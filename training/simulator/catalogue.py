@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
+from surrogate.beta_spectra import flat_spectrum
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.nuclear_spectra import cevns_b8_spectrum, neutron_spectrum, wimp_si_spectrum
 from training.simulator.accidentals import AccidentalSource, ParametricSignals
-from training.simulator.beta_spectra import flat_spectrum
 from training.simulator.detector import Detector
-from training.simulator.nuclear_spectra import cevns_b8_spectrum, neutron_spectrum, wimp_si_spectrum
 from training.simulator.simulate import with_accepted_rate
 from training.simulator.sources import EventSource, RecoilSource
 from training.simulator.wall import WallSource

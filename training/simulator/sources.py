@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.spectrum import Spectrum, draw_energy
 from training.simulator.detector import Detector, YieldModel
 from training.simulator.nr_yields import nest_recoil, ybe_recoil
 from training.simulator.quanta import electronic_quanta, nuclear_quanta, poisson_quanta
 from training.simulator.signals import s1_finding_table
-from training.simulator.spectra import Spectrum, draw_energy
 from training.simulator.theta import THETA_NAMES, Theta
 from training.simulator.tpc import Columns, FixedTruth, draw_vertices, fixed, form_signals, reconstruct
 from training.simulator.yields import Medium, Quanta, electronic_recoil

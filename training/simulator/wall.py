@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from surrogate.errors import ConfigError
+from surrogate.spectrum import Spectrum
 from training.simulator.detector import Detector
 from training.simulator.sources import RecoilSource
-from training.simulator.spectra import Spectrum
 from training.simulator.theta import THETA_NAMES, Theta
 from training.simulator.tpc import Columns, FixedTruth, form_signals, reconstruct
 

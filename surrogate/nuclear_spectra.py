@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import erf, spherical_jn
 
 from surrogate.errors import ConfigError, unknown_name
-from training.simulator.spectra import Spectrum
+from surrogate.spectrum import Spectrum
 
 Array = NDArray[np.float64]
 WimpNorm = Literal["standard", "wimprates"]

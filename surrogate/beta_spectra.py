@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surrogate.errors import ConfigError, DataError
-from training.simulator.spectra import Spectrum
+from surrogate.spectrum import Spectrum
 
 ELECTRON_MASS = 510.99895
 """keV (CODATA 2018)."""

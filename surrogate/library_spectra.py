@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from surrogate.errors import ConfigError
-from training.simulator.spectra import Spectrum
+from surrogate.spectrum import Spectrum
 
 
 def _library() -> Any:

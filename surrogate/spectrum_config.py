@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from surrogate.errors import unknown_name
-from training.blocks import Block
-from training.simulator.beta_spectra import (
+from surrogate.beta_spectra import (
     BETA_DECAYS,
     beta_spectrum,
     exponential_spectrum,
@@ -18,15 +16,17 @@ from training.simulator.beta_spectra import (
     line_spectrum,
     table_spectrum,
 )
-from training.simulator.library_spectra import wimprates_spectrum
-from training.simulator.nuclear_spectra import (
+from surrogate.block import Block
+from surrogate.errors import unknown_name
+from surrogate.library_spectra import wimprates_spectrum
+from surrogate.nuclear_spectra import (
     NeutrinoNorm,
     WimpNorm,
     cevns_b8_spectrum,
     neutron_spectrum,
     wimp_si_spectrum,
 )
-from training.simulator.spectra import Spectrum
+from surrogate.spectrum import Spectrum
 
 
 class FlatBlock(Block):
