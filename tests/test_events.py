@@ -187,6 +187,19 @@ def test_simulated_file(tmp_path: Path, plan: SimulationPlan) -> None:
             assert x[:, d].max() <= o.high
 
 
+def test_blocks_of_another_size(tmp_path: Path, plan: SimulationPlan) -> None:
+    """Fewer thetas with more events each, and in all as many as were asked for."""
+    record = simulate_to_file(replace(plan, block_size=4096, batch_blocks=16), tmp_path / "e.h5")
+    with EventFile.open(tmp_path / "e.h5") as file:
+        blocks, block = file.blocks(), file.read().block
+        assert len(blocks.theta) == -(-300_000 // 4096)
+        assert blocks.n_generated is not None
+        assert record.n_generated == blocks.n_generated.sum() == 4096 * len(blocks.theta)
+        assert np.array_equal(np.bincount(block, minlength=len(blocks.theta)), blocks.n_accepted)
+    with pytest.raises(ConfigError, match="block_size = 0 must be at least 1"):
+        replace(plan, block_size=0)
+
+
 @pytest.mark.parametrize("draw", ["sobol", "uniform"])
 def test_thetas_fill_their_ranges(plan: SimulationPlan, draw: str) -> None:
     """Uniform in each parameter's own scale; the thetas of a block do not depend on where the batch begins."""

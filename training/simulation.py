@@ -22,7 +22,7 @@ import torch
 from surrogate.errors import ConfigError
 from training.event_writer import EventWriter, Segment
 from training.events import Blocks
-from training.simulation_plan import BLOCK, SimulationPlan, simulate_batch
+from training.simulation_plan import SimulationPlan, simulate_batch
 
 SEGMENT_BATCHES = 16
 """Batches per segment on disk: about a second of work."""
@@ -146,7 +146,7 @@ def simulate_to_file(
     n_segments = -(-plan.n_batches // segment_batches)
     cpu, wall = time.process_time(), time.perf_counter()
     done = [k for k in range(n_segments) if writer.has(k)]
-    total = plan.n_blocks * BLOCK
+    total = plan.n_blocks * plan.block_size
     resumed = sum(_segment_events(plan, k, segment_batches) for k in done)
     generated, accepted = resumed, sum(writer.accepted(k) for k in done)
     with _single_threaded_operations(), ThreadPoolExecutor(workers) as pool:
@@ -155,7 +155,7 @@ def simulate_to_file(
             pieces = []
             for piece in _ordered(pool, plan, batches, workers + 1):
                 pieces.append(piece)
-                generated += len(piece.blocks.theta) * BLOCK
+                generated += len(piece.blocks.theta) * plan.block_size
                 accepted += len(piece.block)
                 if progress is not None:
                     progress(SimulationProgress(generated, accepted, total, resumed))
@@ -168,7 +168,7 @@ def simulate_to_file(
 def _segment_events(plan: SimulationPlan, index: int, segment_batches: int) -> int:
     """Return the number of generated events of a segment."""
     per_segment = segment_batches * plan.batch_blocks
-    return (min((index + 1) * per_segment, plan.n_blocks) - index * per_segment) * BLOCK
+    return (min((index + 1) * per_segment, plan.n_blocks) - index * per_segment) * plan.block_size
 
 
 def _record(

@@ -23,10 +23,10 @@ from training.simulator.theta import THETA_NAMES, assemble_theta, check_theta, n
 from training.simulator.tpc import RECONSTRUCTED, TRUTH
 
 BLOCK = 256
-"""Generated events that share one theta."""
+"""Generated events that share one theta, by default."""
 
 BATCH_BLOCKS = 256
-"""Blocks per batch: 65536 events fit the cache of a CPU core."""
+"""Blocks per batch, by default: 65536 events fit the cache of a CPU core."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class SimulationPlan:
     nuisances
         The parameters that vary, uniform (in their scale) over their ranges. Empty: none does.
     n_generated
-        Generated events; rounded up to whole blocks of 256.
+        Generated events; rounded up to whole blocks.
     seed
         Seed of the run.
     fixed
@@ -51,8 +51,12 @@ class SimulationPlan:
         Truth columns to record.
     theta_draw
         ``sobol`` (scrambled, low discrepancy) or ``uniform``.
+    block_size
+        Generated events that share one theta. Raise it where few of them are accepted, so that the rate is fitted to
+        some 10^5 thetas at most.
     batch_blocks
-        Blocks per batch: the unit in which random numbers are drawn. Raise it for a GPU (8192).
+        Blocks per batch: the unit in which random numbers are drawn. Raise it for a GPU (8192), and lower it where
+        blocks are large: a batch of 65536 events fits the cache of a CPU core.
     device
         ``cpu`` or ``cuda``.
     """
@@ -65,6 +69,7 @@ class SimulationPlan:
     fixed: tuple[tuple[str, float], ...] = ()
     truth: tuple[str, ...] = ()
     theta_draw: str = "sobol"
+    block_size: int = BLOCK
     batch_blocks: int = BATCH_BLOCKS
     device: str = "cpu"
 
@@ -84,8 +89,9 @@ class SimulationPlan:
                 raise ConfigError(f"{where}: {name} is both varied and fixed at {value}; remove one of them")
         if self.theta_draw not in ("sobol", "uniform"):
             raise ConfigError(unknown_name("theta_draw", self.theta_draw, ("sobol", "uniform"), where))
-        if self.n_generated < 1 or self.batch_blocks < 1:
-            raise ConfigError(f"{where}: n_generated = {self.n_generated} must be at least 1")
+        for key in ("n_generated", "block_size", "batch_blocks"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{where}: {key} = {getattr(self, key)} must be at least 1")
         corners = torch.stack(self.nuisances.bounds(torch.zeros(0, dtype=torch.float64)))
         check_theta(assemble_theta(corners, self.nuisances, self.base_theta()), 2, self.source.detector)
 
@@ -101,7 +107,7 @@ class SimulationPlan:
     @property
     def n_blocks(self) -> int:
         """Number of blocks."""
-        return -(-self.n_generated // BLOCK)
+        return -(-self.n_generated // self.block_size)
 
     @property
     def n_batches(self) -> int:
@@ -117,7 +123,7 @@ class SimulationPlan:
             "fixed": dict(self.fixed),
             "seed": self.seed,
             "theta_draw": self.theta_draw,
-            "block_size": BLOCK,
+            "block_size": self.block_size,
             "batch_blocks": self.batch_blocks,
             "device": self.device,
             "versions": {"xeflow": version("xeflow"), "torch": torch.__version__},
@@ -152,15 +158,15 @@ def simulate_batch(plan: SimulationPlan, index: int) -> Segment:
     n_blocks = min(plan.batch_blocks, plan.n_blocks - first)
     values = block_thetas(plan, first, n_blocks)
     generator = stream(plan.seed, plan.source.name, index, plan.device)
-    n = n_blocks * BLOCK
+    n = n_blocks * plan.block_size
     theta = assemble_theta(values, plan.nuisances, plan.base_theta()).to(plan.device, torch.float32)
-    per_event = split_theta(theta.repeat_interleave(BLOCK, dim=0), torch.zeros(0, device=plan.device))
+    per_event = split_theta(theta.repeat_interleave(plan.block_size, dim=0), torch.zeros(0, device=plan.device))
     columns = plan.source.generate(n, per_event, generator, {})
     x = torch.stack([columns[name] for name in plan.space.names], dim=1)
     # In float64: a value that float32 rounds onto an edge may lie outside the exact window.
     inside = plan.space.contains(x.double())
-    block = torch.div(columns["index"], BLOCK, rounding_mode="floor")[inside].cpu().numpy()
+    block = torch.div(columns["index"], plan.block_size, rounding_mode="floor")[inside].cpu().numpy()
     truth = {name: columns[name][inside].cpu().numpy() for name in plan.truth}
     accepted = np.bincount(block, minlength=n_blocks)
-    blocks = Blocks(values.numpy(), np.full(n_blocks, BLOCK), accepted)
+    blocks = Blocks(values.numpy(), np.full(n_blocks, plan.block_size), accepted)
     return Segment(blocks, x[inside].cpu().numpy(), block, None, truth)

@@ -84,6 +84,7 @@ class SimulationFile(Block):
     seed: Annotated[int, Field(ge=0)]
     truth: tuple[str, ...] = ()
     theta_draw: Literal["sobol", "uniform"] = "sobol"
+    block_size: Annotated[int, Field(ge=1)] = 256
     batch_blocks: Annotated[int, Field(ge=1)] = 256
     device: Literal["cpu", "cuda"] = "cpu"
 
@@ -106,6 +107,7 @@ class SimulationFile(Block):
             fixed=fixed,
             truth=self.truth,
             theta_draw=self.theta_draw,
+            block_size=self.block_size,
             batch_blocks=self.batch_blocks,
             device=self.device,
         )
