@@ -9,13 +9,14 @@ from typing import Any, Literal
 from surrogate.context import ContextFeatures
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.guides import Guide, GuideSet, guide_from_dict, guide_to_dict
+from surrogate.histogram import HistogramMap
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.spline import RationalQuadraticMap
 from surrogate.univariate import LogisticMixtureMap, UnivariateMap
 
-Family = Literal["logistic_mixture", "spline_autoregressive", "spline_coupling"]
-FAMILIES: tuple[str, ...] = ("logistic_mixture", "spline_autoregressive", "spline_coupling")
+Family = Literal["logistic_mixture", "histogram", "spline_autoregressive", "spline_coupling"]
+FAMILIES: tuple[str, ...] = ("logistic_mixture", "histogram", "spline_autoregressive", "spline_coupling")
 
 Activation = Literal["silu", "gelu", "tanh"]
 ACTIVATIONS: tuple[str, ...] = ("silu", "gelu", "tanh")
@@ -35,9 +36,10 @@ class FlowConfig:
     nuisances
         The parameters theta, in the order of the columns of theta.
     family
-        ``logistic_mixture`` (default, smooth), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
+        ``logistic_mixture`` (default, smooth), ``histogram`` (constant in the bins of observables on the scale
+        ``bins``), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
     components
-        Components of each mixture, or bins of each spline.
+        Components of each mixture, or bins of each spline; a histogram has the bins of its observables.
     hidden, blocks
         Width of the conditioner network and number of its residual blocks.
     layers
@@ -87,6 +89,8 @@ class FlowConfig:
             raise ConfigError(f"flow: ordering must name each of {', '.join(self.observables.names)} once")
         if self.family == "spline_coupling" and (self.observables.dim < 2 or self.layers < 2):
             raise ConfigError("flow: a coupling flow needs at least 2 observables and 2 layers")
+        if self.family == "histogram":
+            self._check_bins()
         if self.guides and not self.univariate().movable:
             raise ConfigError(f"flow: guides need family 'logistic_mixture', not '{self.family}'")
         self.guide_set()
@@ -100,10 +104,29 @@ class FlowConfig:
             return tuple(names.index(name) for name in self.ordering)
         return tuple(sorted(range(len(names)), key=lambda d: names[d] not in COORDINATES))
 
+    def _check_bins(self) -> None:
+        unbinned = [o.name for o in self.observables.observables if o.scale != "bins"]
+        if unbinned:
+            raise ConfigError(
+                f"flow: family 'histogram' needs observables on the scale 'bins', but {', '.join(unbinned)} "
+                f"{'is' if len(unbinned) == 1 else 'are'} not; give bin edges or take 'logistic_mixture'"
+            )
+        if self.layers > 1:
+            raise ConfigError(f"flow: layers = {self.layers}, but family 'histogram' is exact with one")
+
+    @property
+    def bins(self) -> tuple[int, ...]:
+        """Bins of each observable in autoregressive order, by which alone the networks see it; empty if they do not."""
+        if self.family != "histogram":
+            return ()
+        return tuple(len(self.observables.observables[d].edges) - 1 for d in self.permutation)
+
     def univariate(self) -> UnivariateMap:
         """Return the family's map of [0, 1]."""
         if self.family == "logistic_mixture":
             return LogisticMixtureMap(self.components, self.floor)
+        if self.family == "histogram":
+            return HistogramMap(self.bins)
         return RationalQuadraticMap(self.components)
 
     def guide_set(self) -> GuideSet:

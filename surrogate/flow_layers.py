@@ -25,9 +25,14 @@ from torch.nn import functional
 from surrogate.context import ContextFeatures
 from surrogate.flow_config import FlowConfig
 from surrogate.guides import GuideSet
+from surrogate.histogram import bin_centres
 from surrogate.univariate import UnivariateMap
 
 ACTIVATION_FUNCTIONS = {"silu": functional.silu, "gelu": functional.gelu, "tanh": torch.tanh}
+
+
+Solver = Callable[[UnivariateMap], Callable[..., Tensor]]
+"""Picks the method of a map that solves for a coordinate."""
 
 
 class _MaskedConditioner(nn.Module):
@@ -39,7 +44,7 @@ class _MaskedConditioner(nn.Module):
 
     def __init__(self, config: FlowConfig, n_parameters: int, initial: Tensor) -> None:
         super().__init__()
-        self._dim, self._features = config.observables.dim, config.features()
+        self._dim, self._features, self._bins = config.observables.dim, config.features(), config.bins
         self.made = MADE(
             features=self._dim + 1,
             hidden_features=config.hidden,
@@ -51,6 +56,8 @@ class _MaskedConditioner(nn.Module):
         _start_from(self.made.final_layer, initial.repeat(self._dim + 1))
 
     def forward(self, u: Tensor, theta: Tensor) -> Tensor:
+        if self._bins:
+            u = bin_centres(u, self._bins)
         # centred inputs train better; the constant is 0, its weight being redundant with the bias
         inputs = functional.pad(2.0 * u - 1.0, (1, 0))
         raw: Tensor = self.made(inputs, _context(self._features, theta))
@@ -78,20 +85,20 @@ class _AutoregressiveLayer(Transform):
 
     @torch.no_grad()
     def inverse(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        u = self._fill(inputs, context, self._map.inverse)
+        u = self._fill(inputs, context, lambda mapping: mapping.inverse)
         return u, -self.log_derivative(u, context)
 
     @torch.no_grad()
     def sample(self, noise: Tensor, context: Tensor) -> Tensor:
-        return self._fill(noise, context, self._map.sample)
+        return self._fill(noise, context, lambda mapping: mapping.sample)
 
-    def _fill(self, inputs: Tensor, context: Tensor, solve: Callable[..., Tensor]) -> Tensor:
-        """Solve for one coordinate after the other; column d of ``inputs`` is what ``solve`` needs for it."""
+    def _fill(self, inputs: Tensor, context: Tensor, solver: Solver) -> Tensor:
+        """Solve for one coordinate after the other; column d of ``inputs`` is what the solver needs for it."""
         u = context.new_zeros(len(inputs), len(self._columns))
         for d in self._columns:
             raw = self.conditioner(u, context)[:, d : d + 1]
             move = self._guides.move(u, context, (d,)) if self._guides else None
-            u[:, d : d + 1] = solve(inputs[:, d : d + 1], raw, move)
+            u[:, d : d + 1] = solver(self._map.at(d))(inputs[:, d : d + 1], raw, move)
         return u
 
 

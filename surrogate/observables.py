@@ -5,12 +5,15 @@ A density f(x) over the region of interest is modelled as a density p(u) over th
     f(x) = p(u(x)) prod_d |du_d/dx_d|,    u_d = (t_d(x_d) - t_d(low_d)) / (t_d(high_d) - t_d(low_d)),
 
 with one monotone scale t_d per observable: ``linear`` t = x, ``log`` t = ln(x + offset), ``square`` t = x^2
-(uniform density in a disc becomes uniform in u when x is a radius). The map takes the region of interest onto the cube
-exactly, so a normalised p gives a normalised f and no probability leaks over an edge.
+(uniform density in a disc becomes uniform in u when x is a radius), ``bins`` t = i + (x - e_i)/(e_{i+1} - e_i) in bin i
+of given edges, which makes all bins equally wide in u: for observables known, or of interest, only by their bin, such
+as counts and the axes of templates. The map takes the region of interest onto the cube exactly, so a normalised p gives
+a normalised f and no probability leaks over an edge.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +24,8 @@ from torch import Tensor
 
 from surrogate.errors import ConfigError, unknown_name
 
-Scale = Literal["linear", "log", "square"]
-SCALES: tuple[str, ...] = ("linear", "log", "square")
+Scale = Literal["linear", "log", "square", "bins"]
+SCALES: tuple[str, ...] = ("linear", "log", "square", "bins")
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ class Observable:
     low, high
         The window [low, high], both edges included.
     scale
-        ``linear``, ``log`` or ``square``.
+        ``linear``, ``log``, ``square`` or ``bins``.
     offset
         Added to x under the logarithm; low + offset must be positive.
+    edges
+        Bin edges from low to high, for the scale ``bins`` and for it alone.
 
     Raises
     ------
@@ -54,8 +59,10 @@ class Observable:
     high: float
     scale: Scale = "linear"
     offset: float = 0.0
+    edges: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "edges", tuple(float(edge) for edge in self.edges))
         if self.scale not in SCALES:
             raise ConfigError(unknown_name("scale", self.scale, SCALES, f"observable '{self.name}'"))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
@@ -69,6 +76,20 @@ class Observable:
             )
         if self.scale == "square" and self.low < 0:
             raise ConfigError(f"observable '{self.name}': low = {self.low} must be >= 0 for the square scale")
+        self._check_edges()
+
+    def _check_edges(self) -> None:
+        if (self.scale == "bins") != bool(self.edges):
+            raise ConfigError(f"observable '{self.name}': give edges for the scale 'bins', and for no other")
+        if not self.edges:
+            return
+        if not all(a < b for a, b in itertools.pairwise(self.edges)):
+            raise ConfigError(f"observable '{self.name}': edges {list(self.edges)} must increase")
+        if (self.edges[0], self.edges[-1]) != (self.low, self.high):
+            raise ConfigError(
+                f"observable '{self.name}': edges run from {self.edges[0]} to {self.edges[-1]}, must run from low = "
+                f"{self.low} to high = {self.high}"
+            )
 
     def _edges(self) -> tuple[float, float]:
         if self.scale == "log":
@@ -79,6 +100,8 @@ class Observable:
 
     def to_unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return u(x) and ln|du/dx|, elementwise."""
+        if self.scale == "bins":
+            return self._bins_to_unit(x)
         low, high = self._edges()
         norm = math.log(high - low)
         if self.scale == "log":
@@ -90,6 +113,8 @@ class Observable:
 
     def from_unit(self, u: Tensor) -> Tensor:
         """Return x(u), the inverse of :meth:`to_unit`; rounding never carries it over an edge."""
+        if self.scale == "bins":
+            return self._bins_from_unit(u)
         low, high = self._edges()
         t = low + u * (high - low)
         if self.scale == "log":
@@ -97,6 +122,37 @@ class Observable:
         elif self.scale == "square":
             t = t.clamp(min=0.0).sqrt()
         return t.clamp(self.low, self.high)
+
+    def _bins_to_unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        edges = torch.as_tensor(self.edges, dtype=x.dtype, device=x.device)
+        n, widths = len(self.edges) - 1, edges.diff()
+        index = torch.bucketize(x.detach().contiguous(), edges[1:-1], right=True)
+        inside = ((x - edges[index]) / widths[index]).clamp(max=1.0)
+        return (index + inside) / n, -(n * widths[index]).log()
+
+    def _bins_from_unit(self, u: Tensor) -> Tensor:
+        edges = torch.as_tensor(self.edges, dtype=u.dtype, device=u.device)
+        n = len(self.edges) - 1
+        index = bin_of_unit(u, n)
+        x = edges[index] + edges.diff()[index] * (u * n - index)
+        return torch.minimum(torch.maximum(x, edges[index]), edges[index + 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; without edges where there are none, so that identities of other scales stay."""
+        data = asdict(self)
+        data["edges"] = list(self.edges)
+        if not self.edges:
+            del data["edges"]
+        return data
+
+
+def bin_of_unit(u: Tensor, n: Tensor | int) -> Tensor:
+    """Return the number int64 (*,) of the bin, of n equal ones, that holds u (*,) in [0, 1].
+
+    A u that rounding left just below an edge counts to the bin above.
+    """
+    scaled = (u.detach() * n * (1.0 + 2.0 * torch.finfo(u.dtype).eps)).floor().long().clamp(min=0)
+    return torch.minimum(scaled, torch.as_tensor(n, device=u.device) - 1)
 
 
 @dataclass(frozen=True)
@@ -155,7 +211,7 @@ class ObservableSpace:
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return plain data from which :meth:`from_dict` rebuilds the space."""
-        return [asdict(o) for o in self.observables]
+        return [o.to_dict() for o in self.observables]
 
     @classmethod
     def from_dict(cls, data: Sequence[Mapping[str, Any]]) -> ObservableSpace:

@@ -58,6 +58,10 @@ class RationalQuadraticMap:
         """A spline has no locations to move."""
         return False
 
+    def at(self, column: int) -> RationalQuadraticMap:
+        """Return the map itself: all columns are alike."""
+        return self
+
     def initial(self) -> Tensor:
         """Return raw parameters of the identity."""
         raw = torch.zeros(self.n_parameters, dtype=torch.float64)

@@ -44,6 +44,10 @@ class UnivariateMap(Protocol):
         """Whether the map has locations that a guide can move."""
         ...
 
+    def at(self, column: int) -> UnivariateMap:
+        """Return the map of one column, where a map serves the columns (the last dimension) of points."""
+        ...
+
     def initial(self) -> Tensor:
         """Return raw parameters (P,) of a map close to the identity, where training starts."""
         ...
@@ -121,6 +125,10 @@ class LogisticMixtureMap:
     def movable(self) -> bool:
         """Locations can be moved by guides."""
         return True
+
+    def at(self, column: int) -> LogisticMixtureMap:
+        """Return the map itself: all columns are alike."""
+        return self
 
     def initial(self) -> Tensor:
         """Return raw parameters (3K,) of equal components evenly spread over the window, overlapping."""

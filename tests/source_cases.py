@@ -39,6 +39,12 @@ GUIDES = (ElectronLifetimeGuide("cs2"), PhotonGainGuide("cs1"))
 KINKS = ("elife", "t_ly")
 PLANE = ObservableSpace((Observable("x", "cm", -10.0, 10.0), Observable("z", "cm", -97.0, 0.0)))
 DISC = ObservableSpace((Observable("r", "cm", 0.0, 48.0, "square"), Observable("z", "cm", -97.0, 0.0)))
+BINNED = ObservableSpace(
+    (
+        Observable("hits", "", 1.5, 5.5, "bins", edges=(1.5, 2.5, 3.5, 5.5)),
+        Observable("cs2", "PE", 100.0, 6000.0, "bins", edges=(100.0, 400.0, 900.0, 2000.0, 6000.0)),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,9 @@ CASES: dict[str, Case] = {
     "mixture, two layers": Case(lambda: flow_source(layers=2), even(3, 5), nodes=6),
     "mixture, one observable": Case(lambda: flow_source(observables=ObservableSpace(DISC.observables[:1])), even(1, 9)),
     "mixture, no nuisance": Case(lambda: flow_source(nuisances=NuisanceSpace(), observables=DISC), even(2, 9)),
+    "histogram": Case(
+        lambda: flow_source("histogram", observables=BINNED, kinks=KINKS), even(2, 12), nodes=1, tolerance=1e-12
+    ),
     # a spline is only piecewise smooth: quadrature converges slowly
     "autoregressive spline": Case(
         lambda: flow_source("spline_autoregressive", observables=DISC), even(2, 100), nodes=2, tolerance=1e-3

@@ -43,6 +43,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "source",
         "univariate",
         "spline",
+        "histogram",
         "guides",
         "flow_config",
         "flow_layers",

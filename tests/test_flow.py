@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy import stats
-from source_cases import DISC, GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import BINNED, DISC, GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 from torch import Tensor
 
 from surrogate.errors import ConfigError, DataError
@@ -28,6 +28,7 @@ CONFIGS = {
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(DISC.observables[:1])),
     "coupling with kinks": replace(BASE, family="spline_coupling", layers=2, kinks=KINKS),
     "no nuisance": replace(BASE, nuisances=NuisanceSpace()),
+    "histogram": replace(BASE, observables=BINNED, family="histogram", kinks=KINKS),
 }
 every_config = pytest.mark.parametrize("name", CONFIGS)
 

@@ -14,6 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from surrogate.errors import ConfigError
+from surrogate.histogram import HistogramMap, bin_centres
 from surrogate.spline import RationalQuadraticMap
 from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, LogisticMixtureMap, UnivariateMap
 
@@ -22,6 +23,9 @@ MAPS: tuple[UnivariateMap, ...] = (
     LogisticMixtureMap(12),
     RationalQuadraticMap(1),
     RationalQuadraticMap(9),
+    HistogramMap((1,)),
+    HistogramMap((7,)),
+    HistogramMap((5,), 8),
 )
 DTYPES = (torch.float32, torch.float64)
 
@@ -196,3 +200,29 @@ def test_quantiles_of_one_component_are_exact() -> None:
 def test_bad_sizes_are_refused(build: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build()  # type: ignore[operator]
+
+
+def test_a_histogram_map_has_the_probabilities_of_its_columns() -> None:
+    mapping = HistogramMap((2, 3))
+    p = torch.tensor([[0.25, 0.75, 0.5], [0.2, 0.3, 0.5]], dtype=torch.float64)  # the third of column 0 is ignored
+    u = torch.tensor([[0.25, 0.5], [0.75, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    z, log_slope = mapping.forward(u, p.log().expand(3, 2, 3))
+    assert torch.allclose(z, torch.tensor([[0.125, 0.35], [0.625, 1.0], [0.0, 0.0]], dtype=torch.float64))
+    slopes = torch.tensor([[0.5, 0.9], [1.5, 1.5], [0.5, 0.6]], dtype=torch.float64)
+    assert torch.allclose(log_slope.exp(), slopes)
+    assert torch.allclose(mapping.at(1).log_derivative(u[:, 1:], p[1:].log().expand(3, 1, 3)).exp(), slopes[:, 1:])
+
+
+@given(n=st.integers(1, 200))
+def test_edges_of_bins_count_to_the_bin_above(n: int) -> None:
+    for dtype in DTYPES:
+        edges = torch.arange(n, dtype=dtype) / n
+        centres = bin_centres(edges.unsqueeze(-1), (n,)).squeeze(-1)
+        assert torch.allclose(centres, (torch.arange(n, dtype=dtype) + 0.5) / n)
+
+
+def test_a_histogram_map_needs_bins() -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        HistogramMap((3, 0))
+    with pytest.raises(ConfigError, match="largest number of bins, 4"):
+        HistogramMap((3, 4), 3)
