@@ -123,6 +123,21 @@ def calibration(repeats: int = 7) -> float:
     return measure(work, repeats).cpu_s
 
 
+def copy_rate() -> float:
+    """Return the bytes per second that one thread moves between memory and processor, read and written."""
+    source = torch.zeros(1 << 25, dtype=torch.float64)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / measure(lambda: target.copy_(source), 5).cpu_s
+
+
+def multiply_rate(dtype: torch.dtype) -> float:
+    """Return the floating-point operations per second of one thread in a large product of matrices."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.rand(2, 768, 768, generator=generator, dtype=dtype)
+    out = torch.empty_like(left)
+    return 2 * 768**3 / measure(lambda: torch.mm(left, right, out=out), 5).cpu_s
+
+
 def machine() -> dict[str, str | int | float]:
     """Return what the figures depend on: processor, cores, threads used, accelerator, and the calibration."""
     found: dict[str, str | int | float] = {
