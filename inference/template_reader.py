@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from inference.alea import SliceConfig, SourceConfig, TermConfig
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, DataError, unknown_name
+from surrogate.file_names import fields_of, fill
 from surrogate.template import Template, TemplateSource
 from surrogate.template_io import read_template
 
@@ -75,40 +75,6 @@ class SearchPath:
                 return place / path
         searched = ", ".join(f"'{f}'" for f in (*self.folders, self.model))
         raise ConfigError(f"{what}: '{name}' was found in none of {searched}; give the folder with template_path")
-
-
-def fill(pattern: str, values: Mapping[str, Number | str], place: str) -> str:
-    """Return a file name with its ``{parameter:format}`` fields filled in.
-
-    Raises
-    ------
-    ConfigError
-        If a field is no plain name, is unknown, or its format does not fit the value.
-    """
-    try:
-        fields = list(string.Formatter().parse(pattern))
-    except ValueError as error:
-        raise ConfigError(f"{place}: '{pattern}' is malformed: {error}") from error
-    parts = []
-    for text, name, spec, conversion in fields:
-        parts.append(text)
-        if name is None:
-            continue
-        if name not in values or conversion:
-            raise ConfigError(unknown_name("field", name, values, f"{place}: '{pattern}'"))
-        try:
-            parts.append(format(values[name], spec or ""))
-        except ValueError as error:
-            raise ConfigError(f"{place}: '{pattern}': {name} = {values[name]!r}: {error}") from error
-    return "".join(parts)
-
-
-def fields_of(pattern: str) -> set[str]:
-    """Return the names of the fields of a pattern."""
-    try:
-        return {name for _, name, _, _ in string.Formatter().parse(pattern) if name}
-    except ValueError:
-        return set()
 
 
 def _sliced(template: Template, config: SliceConfig) -> Template:

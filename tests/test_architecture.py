@@ -62,6 +62,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "morph",
         "template",
         "template_io",
+        "file_names",
         "binned",
         "checkpoint",
     ),
