@@ -100,13 +100,16 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
     if any(member.flow.config != config for member in members):
         raise ConfigError("ensemble: all members of a checkpoint must have the same architecture")
     architecture = config.to_dict()
+    shared = {"sharing": source.sharing} if isinstance(source, EnsembleSource) else {}
     record: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "observables": architecture.pop("observables"),
         "nuisances": architecture.pop("nuisances"),
         "architecture": architecture,
-        "members": [{"generated_rate": m.generated_rate, "acceptance": m.acceptance.to_dict()} for m in members],
+        "members": [
+            {"generated_rate": m.generated_rate, "acceptance": m.acceptance.to_dict(), **shared} for m in members
+        ],
         "identity": source.identity,
         "versions": _versions(),
         "metadata": dict(metadata),
@@ -127,7 +130,7 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
 def load_checkpoint(
     path: Path, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> FlowSource | EnsembleSource:
-    """Return the source of a checkpoint: a flow source, or an ensemble where it holds several members.
+    """Return the source of a checkpoint: a flow source, or an ensemble where one was saved.
 
     Raises
     ------
@@ -145,9 +148,11 @@ def load_checkpoint(
             {**record["architecture"], "observables": record["observables"], "nuisances": record["nuisances"]}
         )
         members = [_member(config, index, tensors, m, dtype, device) for index, m in enumerate(record["members"])]
+        if len(members) == 1 and "sharing" not in record["members"][0]:
+            return members[0]
+        return EnsembleSource(tuple(members), record["members"][0]["sharing"])
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise CheckpointError(f"{path}: its parts do not fit together ({error}); restore or retrain it") from error
-    return members[0] if len(members) == 1 else EnsembleSource(tuple(members))
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -7,15 +7,19 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from surrogate.errors import ConfigError
+from surrogate.errors import ConfigError, unknown_name
 from surrogate.flow_source import FlowSource
 from surrogate.jet import Jet
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+
+Sharing = Literal["none", "bootstrap", "all"]
+"""What the members' training events have in common: nothing, one sample of which each saw a bootstrap, or all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,22 +32,49 @@ class EnsembleSource:
     Parameters
     ----------
     members
-        At least one, over the same observables and nuisance parameters.
+        At least one, over the same observables, nuisance parameters and generated rate.
+    sharing
+        What the members' training events have in common. It decides what their spread says about the error of their
+        mean, see :attr:`variance_factor`.
 
     Raises
     ------
     ConfigError
-        If there is no member or two disagree about observables or nuisance parameters.
+        If there is no member, two disagree about observables, nuisance parameters or generated rate, or ``sharing`` is
+        unknown.
     """
 
     members: tuple[FlowSource, ...]
+    sharing: Sharing = "all"
 
     def __post_init__(self) -> None:
         if not self.members:
             raise ConfigError("ensemble: at least one member is needed")
         for k, member in enumerate(self.members):
-            if (member.observables, member.nuisances) != (self.observables, self.nuisances):
-                raise ConfigError(f"ensemble: member {k} must have the observables and nuisances of member 0")
+            same = (self.observables, self.nuisances, self.generated_rate)
+            if (member.observables, member.nuisances, member.generated_rate) != same:
+                raise ConfigError(
+                    f"ensemble: member {k} must have the observables, nuisances and generated rate of member 0"
+                )
+        if self.sharing not in get_args(Sharing):
+            raise ConfigError(unknown_name("sharing", self.sharing, get_args(Sharing), "ensemble"))
+
+    @property
+    def generated_rate(self) -> float:
+        """Rate of the generated events per tonne-year."""
+        return self.members[0].generated_rate
+
+    @property
+    def variance_factor(self) -> float:
+        """Variance of the mean of K members over the variance among members.
+
+        ``none``: members are independent, 1/K. ``bootstrap``: a member is off by what the one sample is off by, and
+        varies about it by as much again, so that the mean of K has 1 + 1/K of the variance among members. ``all``: the
+        spread holds the randomness of training alone, of which 1/K is left; the error that the finite sample leaves to
+        all members alike does not show, and the result is a lower bound.
+        """
+        share = 1.0 / len(self.members)
+        return 1.0 + share if self.sharing == "bootstrap" else share
 
     @property
     def observables(self) -> ObservableSpace:
@@ -89,8 +120,12 @@ class EnsembleSource:
         return torch.stack([member.expected_events(theta) for member in self.members]).mean(dim=0)
 
     def expected_events_std(self, theta: Tensor) -> Tensor:
-        """Return the root mean square (*,) of the members' errors, which are not independent: they share events."""
-        return torch.stack([member.expected_events_std(theta) for member in self.members]).square().mean(dim=0).sqrt()
+        """Return the standard error (*,) of mu from the finite number of simulated events.
+
+        The root mean square of the members' errors, and less by sqrt(K) where the members share no events.
+        """
+        variance = torch.stack([member.expected_events_std(theta) for member in self.members]).square().mean(dim=0)
+        return (variance / (len(self.members) if self.sharing == "none" else 1)).sqrt()
 
     def expected_events_spread(self, theta: Tensor) -> Tensor:
         """Return the standard deviation (*,) of mu_k over the members; 0 for a single member."""
@@ -116,6 +151,18 @@ class EnsembleSource:
             rows = (picked == k).nonzero().squeeze(-1)
             events[rows] = member.sample_from_noise(noise[rows, :-1], theta[rows]).to(events.dtype)
         return events
+
+    def score(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln f (n,) and its gradient in theta (n, K), for x (n, D) and theta (n, K), to single precision.
+
+        Outside the region of interest ln f = -inf and the gradient is zero.
+        """
+        scores = [member.score(x, theta) for member in self.members]
+        log_f = torch.stack([log_k for log_k, _ in scores])
+        mean = torch.logsumexp(log_f, dim=0)
+        share = torch.where(torch.isfinite(mean), torch.exp(log_f - mean), 0.0)
+        gradient = (share.unsqueeze(-1) * torch.stack([gradient_k for _, gradient_k in scores])).sum(dim=0)
+        return mean - math.log(len(self.members)), gradient
 
     def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from source_cases import DISC, NUISANCES, OBSERVABLES, flow_source, shaken_flow, some_acceptance, theta_points
 
-from surrogate.ensemble import EnsembleSource
+from surrogate.ensemble import EnsembleSource, Sharing
 from surrogate.errors import ConfigError
 from surrogate.flow_config import FlowConfig
 from surrogate.flow_source import CHUNK, FlowSource
@@ -86,6 +86,29 @@ def test_an_ensemble_is_the_mean_of_its_members() -> None:
     assert torch.allclose(ensemble.expected_events_spread(theta), rates.std(dim=0), atol=1e-9)
 
 
+def test_the_score_of_an_ensemble_is_that_of_its_density() -> None:
+    ensemble = EnsembleSource(tuple(flow_source(observables=DISC, seed=seed) for seed in range(3)))
+    theta = NUISANCES.nominal().expand(20, -1)
+    x = ensemble.sample(20, theta, torch.Generator().manual_seed(1))
+    x[0] = -1e3
+    log_f, gradient = ensemble.score(x, theta)
+    jet = ensemble.density_jet(x[1:], theta[1:])
+    assert float(log_f[0]) == -torch.inf
+    assert not gradient[0].any()
+    assert torch.allclose(log_f[1:].double(), ensemble.log_prob(x[1:], theta[1:]), atol=1e-4)
+    slope = jet.gradient / jet.value.unsqueeze(-1)
+    assert torch.allclose(gradient[1:].double(), slope, rtol=1e-3, atol=1e-3 * float(slope.abs().max()))
+
+
+@pytest.mark.parametrize(("sharing", "factor"), [("none", 1 / 4), ("all", 1 / 4), ("bootstrap", 5 / 4)])
+def test_what_members_share_decides_what_their_spread_says(sharing: Sharing, factor: float) -> None:
+    ensemble = EnsembleSource((flow_source(),) * 4, sharing)
+    assert ensemble.variance_factor == factor
+    theta = NUISANCES.nominal()
+    own = ensemble.members[0].expected_events_std(theta)
+    assert torch.allclose(ensemble.expected_events_std(theta), own / (2 if sharing == "none" else 1))
+
+
 def test_an_ensemble_of_one_is_its_member() -> None:
     member = flow_source()
     ensemble = EnsembleSource((member,))
@@ -111,5 +134,7 @@ def test_members_must_agree() -> None:
         EnsembleSource(())
     narrow = replace(NUISANCES, nuisances=NUISANCES.nuisances[:2])
     for other in (flow_source(observables=DISC), flow_source(nuisances=narrow)):
-        with pytest.raises(ConfigError, match="member 1 must have the observables and nuisances of member 0"):
+        with pytest.raises(ConfigError, match="member 1 must have the observables, nuisances and generated rate"):
             EnsembleSource((flow_source(), other))
+    with pytest.raises(ConfigError, match="did you mean 'bootstrap'"):
+        EnsembleSource((flow_source(),), "bootstraps")  # type: ignore[arg-type]

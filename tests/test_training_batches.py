@@ -17,8 +17,11 @@ from training.averaging import AveragedModule
 from training.batches import TrainingBatches
 from training.event_set import EventSet, UnitEvents, unit_events
 from training.events import EventFile
-from training.supply import FileSupply, SimulatedSupply, held_out
+from training.split import EventSplit
+from training.supply import FileSupply, SimulatedSupply
 from training.symmetries import DriftLifetimeSymmetry
+
+SPLIT = EventSplit(seed=1, fraction=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +41,60 @@ def rows(events: UnitEvents) -> set[tuple[float, ...]]:
 
 def test_held_out_share_is_the_fraction_and_depends_on_the_seed_only():
     index = torch.arange(400_000)
-    chosen = held_out(index, seed=3, fraction=0.05)
+    chosen = EventSplit(seed=3, fraction=0.05).held_out(index)
     assert abs(int(chosen.sum()) - 20_000) < 5 * (400_000 * 0.05 * 0.95) ** 0.5
-    assert torch.equal(held_out(index[1000:2000], 3, 0.05), chosen[1000:2000])
+    assert torch.equal(EventSplit(3, 0.05).held_out(index[1000:2000]), chosen[1000:2000])
     # another seed makes an independent choice
-    both = int((chosen & held_out(index, seed=4, fraction=0.05)).sum())
+    both = int((chosen & EventSplit(4, 0.05).held_out(index)).sum())
     assert abs(both - 1000) < 5 * 1000**0.5
+
+
+@pytest.mark.parametrize(("fraction", "parts"), [(0.05, 20), (0.1, 10), (0.3, 3)])
+def test_parts_do_not_overlap_and_begin_again(fraction, parts):
+    index = torch.arange(100_000)
+    chosen = torch.stack([EventSplit(7, fraction, part).held_out(index) for part in range(parts)])
+    assert int(chosen.sum(dim=0).max()) == 1
+    assert float(chosen.double().mean(dim=1).sub(fraction).abs().max()) < 5 * (fraction / 1e5) ** 0.5
+    assert torch.equal(EventSplit(7, fraction, parts).held_out(index), chosen[0])
+
+
+def test_bootstrap_copies_are_poisson_and_independent_of_the_division_into_parts():
+    index = torch.arange(200_000)
+    split = EventSplit(seed=3, fraction=0.1, part=2, bootstrap=11)
+    copies, out = split.copies(index), split.held_out(index)
+    assert not copies[out].any()
+    counts = torch.bincount(copies[~out]).double()
+    counts = torch.cat([counts[:6], counts[6:].sum().reshape(1)])
+    share = torch.from_numpy(np.append(stats.poisson.pmf(np.arange(6), 1.0), stats.poisson.sf(5, 1.0)))
+    assert stats.chisquare(counts.numpy(), (share * counts.sum()).numpy()).pvalue > 1e-3
+    assert torch.equal(split.copies(index[5000:6000]), copies[5000:6000])
+    other = EventSplit(seed=3, fraction=0.1, part=2, bootstrap=12).copies(index)
+    both = torch.stack([copies, other])[:, ~out].double()
+    assert abs(float(torch.corrcoef(both)[0, 1])) < 5 / 180_000**0.5
+    assert torch.equal(EventSplit(3, 0.1, 2).copies(index), (~out).long())
+
+
+@pytest.mark.parametrize("bad", [{"fraction": 0.0}, {"fraction": 0.5}, {"fraction": 0.1, "part": -1}])
+def test_impossible_splits_are_refused(bad):
+    with pytest.raises(ConfigError, match="must be"):
+        EventSplit(seed=0, **bad)
+
+
+def test_a_bootstrap_repeats_events_in_memory_and_streamed(events, monkeypatch):
+    split = EventSplit(seed=1, fraction=0.1, part=1, bootstrap=5)
+    index = torch.arange(events.n_events)
+    expected = events.read(0, events.n_events).take(index.repeat_interleave(split.copies(index)))
+    supply = FileSupply(events, 1, split)
+    assert torch.equal(supply.load(0, 0).u, expected.u)
+    assert supply.group_size == expected.size
+    assert not rows(supply.held_out_events()) & rows(expected)
+    monkeypatch.setattr(supply_module, "CHUNK", 1000)
+    streamed = FileSupply(events, 1, split, 2 * 3000 * 28 / 1e6)
+    parts = [streamed.load(3, group) for group in range(streamed.groups)]
+    assert len(parts) > 2
+    joined = torch.cat([part.u for part in parts])
+    order = [torch.from_numpy(np.lexsort(u.T.numpy())) for u in (joined, expected.u)]
+    assert torch.equal(joined[order[0]], expected.u[order[1]])
 
 
 def test_unit_events_are_the_files_events(path, events):
@@ -74,7 +125,7 @@ def test_events_outside_or_undefined_are_refused():
 
 
 def test_a_pass_shows_each_training_event_once_and_no_held_out_one(events):
-    supply = FileSupply(events, seed=1, fraction=0.1)
+    supply = FileSupply(events, 1, SPLIT)
     batches = TrainingBatches(supply, batch_size=64, seed=1)
     shown = [rows(batches.batch(step)) for step in range(batches.steps_per_pass)]
     seen = set().union(*shown)
@@ -86,16 +137,16 @@ def test_a_pass_shows_each_training_event_once_and_no_held_out_one(events):
 
 
 def test_a_batch_depends_on_its_number_alone(events):
-    first = TrainingBatches(FileSupply(events, 1, 0.1), 64, seed=1)
+    first = TrainingBatches(FileSupply(events, 1, SPLIT), 64, seed=1)
     there = [first.batch(step) for step in range(first.steps_per_pass + 3)]
-    again = TrainingBatches(FileSupply(events, 1, 0.1), 64, seed=1)
+    again = TrainingBatches(FileSupply(events, 1, SPLIT), 64, seed=1)
     for step in (first.steps_per_pass + 2, 5, 0):
         assert torch.equal(again.batch(step).u, there[step].u)
 
 
 def test_streaming_in_groups_shows_what_memory_would(events, monkeypatch):
     monkeypatch.setattr(supply_module, "CHUNK", 1000)
-    supply = FileSupply(events, seed=1, fraction=0.1, memory_mb=2 * 3000 * 28 / 1e6)
+    supply = FileSupply(events, 1, SPLIT, 2 * 3000 * 28 / 1e6)
     assert supply.groups > 2
     batches = TrainingBatches(supply, batch_size=50, seed=1)
     shown = [rows(batches.batch(step)) for step in range(batches.steps_per_pass)]
@@ -103,21 +154,21 @@ def test_streaming_in_groups_shows_what_memory_would(events, monkeypatch):
     assert len(seen) == 50 * batches.steps_per_pass
     assert not seen & rows(supply.held_out_events())
     assert len(seen) > 0.8 * events.n_events
-    fresh = TrainingBatches(FileSupply(events, 1, 0.1, 2 * 3000 * 28 / 1e6), 50, seed=1)
+    fresh = TrainingBatches(FileSupply(events, 1, SPLIT, 2 * 3000 * 28 / 1e6), 50, seed=1)
     step = batches.steps_per_pass + 7
     assert torch.equal(fresh.batch(step).u, batches.batch(step).u)
 
 
 def test_shares_of_all_processes_make_the_batch(events):
-    whole = TrainingBatches(FileSupply(events, 1, 0.1), 64, seed=1).batch(3)
-    shares = [TrainingBatches(FileSupply(events, 1, 0.1), 64, 1, rank=r, world=3).batch(3) for r in range(3)]
+    whole = TrainingBatches(FileSupply(events, 1, SPLIT), 64, seed=1).batch(3)
+    shares = [TrainingBatches(FileSupply(events, 1, SPLIT), 64, 1, rank=r, world=3).batch(3) for r in range(3)]
     assert rows(whole) == set().union(*(rows(s) for s in shares))
     assert sum(s.size for s in shares) == 64
 
 
 def test_a_batch_larger_than_the_data_is_refused(events):
     with pytest.raises(DataError, match=r"do not fill a batch .* lower optimiser.batch_size"):
-        TrainingBatches(FileSupply(events, 1, 0.1), 10**6, seed=1)
+        TrainingBatches(FileSupply(events, 1, SPLIT), 10**6, seed=1)
 
 
 def test_simulated_events_never_repeat_and_come_back_after_an_interruption(events):

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 def test_train_writes_record_checkpoint_and_curve(folder):
     record = json.loads((folder / "train.json").read_text())
-    assert record["stopped"] == "finished"
+    assert [member["stopped"] for member in record["members"]] == ["finished"]
     assert record["steps"] == 300
     assert record["held_out_nll"] < -0.5
     assert (folder / "runs" / "er" / "training.png").stat().st_size > 0

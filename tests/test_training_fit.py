@@ -22,6 +22,7 @@ from training.event_set import EventSet
 from training.fit import STATE_FILE, FittedFlow, fit_flow
 from training.history import Check, History
 from training.settings import TrainConfig
+from training.split import EventSplit
 from training.supply import FileSupply
 
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory):
 def run(settings: TrainConfig, fingerprint: str = "same") -> FittedFlow:
     with EventSet.open([Path(p) for p in settings.data.events]) as events:
         flow = ConditionalFlow(settings.flow.build(events.observables, events.nuisances), seed=settings.seed)
-        supply = FileSupply(events, settings.seed, settings.data.validation_fraction)
+        supply = FileSupply(events, settings.seed, EventSplit(settings.seed, settings.data.validation_fraction))
         return fit_flow(settings, flow, events, supply, {"events": fingerprint}, shown=False)
 
 

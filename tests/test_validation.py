@@ -10,6 +10,7 @@ from scipy import stats
 
 from surrogate.acceptance import fit_acceptance
 from surrogate.checkpoint import read_certificate, save_checkpoint
+from surrogate.ensemble import EnsembleSource
 from surrogate.errors import CheckpointError, ConfigError, DataError
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
@@ -25,6 +26,7 @@ from training.validation_comparison import area_under_curve, projection_tests
 from training.validation_density import integral_transforms, mean_nll, normalisation, score_bias
 from training.validation_rate import rate_residuals
 from training.validation_sample import FreshSample, theta_cells
+from training.validation_target import MeanDensity, UnitDensity
 
 SPACE = ObservableSpace(
     (Observable("cs1", "PE", 3.0, 70.0, scale="log", offset=2.0), Observable("z", "cm", -80.0, 0.0))
@@ -54,7 +56,7 @@ def counts(n_blocks: int, seed: int, shift: float = 0.0) -> BlockCounts:
     return BlockCounts(theta, generated, torch.binomial(generated.double(), eps, generator=generator).long())
 
 
-def sample_of(truth: ConditionalFlow, n: int, seed: int) -> FreshSample:
+def sample_of(truth: UnitDensity, n: int, seed: int) -> FreshSample:
     """Events drawn from a flow, which is then the truth."""
     generator = torch.Generator().manual_seed(seed)
     low, high = NUISANCES.bounds(torch.zeros(0))
@@ -115,6 +117,25 @@ def test_a_wrong_density_fails_where_it_is_wrong(tmp_path, truth, sample):
 def test_a_wrong_rate_fails_alone(tmp_path, truth, sample):
     record, _ = validate(checkpoint(tmp_path / "rate", truth, shift=0.05), sample, effort=EFFORT)
     assert {c.name for c in record.criteria if not c.passed} == {"rate"}
+
+
+def ensemble(surrogates: list[ConditionalFlow]) -> EnsembleSource:
+    blocks = counts(2000, seed=3)
+    acceptance = fit_acceptance(NUISANCES, blocks.theta, blocks.n_generated, blocks.n_accepted, degree=1)
+    return EnsembleSource(tuple(FlowSource(f, acceptance, 1000.0) for f in surrogates))
+
+
+def test_an_ensemble_is_certified_by_its_mean(tmp_path):
+    """Events of a mixture of two flows: their mean passes, one of them does not."""
+    pair = [flow(seed=1), flow(seed=2)]
+    mixture = MeanDensity(ensemble(pair))
+    sample = sample_of(mixture, 40_000, seed=20)
+    save_checkpoint(tmp_path / "pair", ensemble(pair), {"metrics": {"held_out_nll": None}})
+    record, measured = validate(tmp_path / "pair", sample, effort=EFFORT)
+    assert record.passed, [c for c in record.criteria if not c.passed]
+    assert measured.integrals[0] == pytest.approx(1.0, abs=1e-5)
+    one, _ = validate(checkpoint(tmp_path / "one", pair[0]), sample, effort=EFFORT)
+    assert not one.passed
 
 
 def test_too_few_events_are_refused(tmp_path, truth, sample):

@@ -46,5 +46,5 @@ def config(folder: Path, **changes: Any) -> TrainConfig:
         "acceptance": {"max_degree": 2},
     }
     for key, value in changes.items():
-        content[key] = content[key] | value if isinstance(value, dict) else value
+        content[key] = content.get(key, {}) | value if isinstance(value, dict) else value
     return TrainConfig.model_validate(content)

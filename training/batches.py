@@ -13,7 +13,8 @@ from torch import Tensor
 
 from surrogate.errors import DataError
 from training.event_set import UnitEvents
-from training.supply import Supply, generator_of
+from training.split import generator_of
+from training.supply import Supply
 from training.symmetries import DriftLifetimeSymmetry
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -157,7 +157,7 @@ def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
         ),
         "ordering": ", ".join(architecture["ordering"]) or "default",
         "guides": ", ".join(f"{g['kind']} on {g['observable']}" for g in architecture["guides"]) or "none",
-        "members": str(len(content["members"])),
+        "members": _members(content["members"]),
         "weights": f"{content['n_weights']:,} ({content['size_bytes'] / 1e6:.2f} MB)",
         "generated rate": f"{content['members'][0]['generated_rate']:.6g} per tonne-year",
         "acceptance": "degree {degree}, chi2 {chi2:.1f} for {n_dof} degrees of freedom".format_map(
@@ -170,6 +170,17 @@ def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
         "certificate": "none: run 'xeflow validate'" if certificate is None else _verdict(certificate),
     }
     return [spaces, _table(str(metadata.get("name", "surrogate")), rows)]
+
+
+def _members(members: Sequence[Mapping[str, Any]]) -> str:
+    """Say how many members there are, and what their training events have in common."""
+    shared = {
+        "none": "trained on events of their own",
+        "bootstrap": "trained on bootstraps of the same events",
+        "all": "trained on the same events",
+    }
+    sharing = members[0].get("sharing")
+    return str(len(members)) if sharing is None else f"{len(members)}, {shared[sharing]}"
 
 
 def _verdict(certificate: Mapping[str, Any]) -> str:

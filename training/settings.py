@@ -263,3 +263,10 @@ class TrainConfig(_Block):
     def run_directory(self) -> Path:
         """``<runs>/<name>``."""
         return Path(self.runs) / self.name
+    ensemble: EnsembleConfig = EnsembleConfig()
+    @model_validator(mode="after")
+    def _no_bootstrap_of_fresh_events(self) -> TrainConfig:
+        if self.data.fresh and self.ensemble.bootstrap != "none":
+            raise ValueError("ensemble: each member simulates fresh events of its own; set bootstrap to none")
+        return self
+

@@ -7,13 +7,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from surrogate.errors import ConfigError, DataError
 from training.event_set import BlockCounts, EventSet, UnitEvents, unit_events
 from training.simulation_plan import SimulationPlan, simulate_batch
+from training.split import EventSplit, generator_of, seed_of
 
 CHUNK = 65_536
 HELD_OUT_LIMIT = 200_000
@@ -22,32 +21,6 @@ COUNTED_GROUPS = 16
 
 GROUP_BATCHES = 16
 """Simulated batches that are shuffled together: some 10^6 generated events at 4096 thetas."""
-
-
-def generator_of(*key: int) -> torch.Generator:
-    """Return a generator seeded by a key of non-negative integers, independent for different keys."""
-    return torch.Generator().manual_seed(seed_of(*key))
-
-
-def seed_of(*key: int) -> int:
-    """Return a seed of 63 bits that is a hash of a key of non-negative integers."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
-
-
-def held_out(index: Tensor, seed: int, fraction: float) -> Tensor:
-    """Return whether each event (n,) is held out: a fixed pseudo-random choice per event number.
-
-    Notes
-    -----
-    splitmix64 (Steele, Lea, Flood 2014, doi:10.1145/2660193.2660195) of the event number, compared with the fraction.
-    """
-    with np.errstate(over="ignore"):
-        z = index.numpy().astype(np.uint64) + np.uint64((seed * 0x632BE59BD9B4E019 + 0x9E3779B97F4A7C15) % 2**64)
-        z = (z + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return torch.from_numpy(z < np.uint64(int(fraction * 2**64)))
 
 
 class Supply(Protocol):
@@ -85,7 +58,7 @@ class Supply(Protocol):
 
 
 class FileSupply:
-    """Events of files, less those held out.
+    """Events of files: each as often as a split says, those held out not at all.
 
     The events are cut into chunks, and the chunks into groups that fit into memory. In each pass the chunks are dealt
     anew to the groups; events that fit as a whole form a single group, which is read once and kept.
@@ -94,20 +67,22 @@ class FileSupply:
     ----------
     events
         Open event set.
-    seed, fraction
-        Seed of all choices, and the share of held-out events.
+    seed
+        Seed of the order of the events.
+    split
+        Which events are trained on, and how often each.
     memory_mb
         Memory for one group in MB.
     """
 
-    def __init__(self, events: EventSet, seed: int, fraction: float, memory_mb: float = 2000.0) -> None:
-        self._events, self._seed, self._fraction = events, seed, fraction
+    def __init__(self, events: EventSet, seed: int, split: EventSplit, memory_mb: float = 2000.0) -> None:
+        self._events, self._seed, self._split = events, seed, split
         n = events.n_events
         self._chunks = list(itertools.pairwise([*range(0, max(n - CHUNK, 0) + 1, CHUNK), n]))
         row_bytes = 4 * (events.observables.dim + events.nuisances.dim + 1) + 8
         fitting = max(int(memory_mb * 1e6 / (2 * row_bytes * CHUNK)), 1)
         self.groups = -(-len(self._chunks) // fitting)
-        kept = sorted(int((~self._is_held_out(chunk)).sum()) for chunk in self._chunks)
+        kept = sorted(int(split.copies(torch.arange(*chunk)).sum()) for chunk in self._chunks)
         self.group_size = sum(kept[: len(kept) // self.groups])
         self._kept: UnitEvents | None = None
 
@@ -117,7 +92,7 @@ class FileSupply:
             return self._kept
         chunks = torch.randperm(len(self._chunks), generator=generator_of(self._seed, 0, number)).tolist()
         mine = [self._chunks[c] for c in sorted(chunks[group :: self.groups])]
-        events = UnitEvents.join([self._events.read(*c).take(~self._is_held_out(c)) for c in mine])
+        events = UnitEvents.join([self._copied(chunk) for chunk in mine])
         if self.groups == 1:
             self._kept = events
         return events
@@ -130,7 +105,8 @@ class FileSupply:
         DataError
             If there is none.
         """
-        joined = UnitEvents.join([self._events.read(*c).take(self._is_held_out(c)) for c in self._chunks])
+        rows = (self._events.read(*c).take(self._split.held_out(torch.arange(*c))) for c in self._chunks)
+        joined = UnitEvents.join(list(rows))
         if joined.size == 0:
             raise DataError("events: no event is held out; raise data.validation_fraction or simulate more events")
         return thinned(joined)
@@ -146,8 +122,10 @@ class FileSupply:
         """Return the counts of the files."""
         return self._events.blocks()
 
-    def _is_held_out(self, chunk: tuple[int, int]) -> Tensor:
-        return held_out(torch.arange(*chunk), self._seed, self._fraction)
+    def _copied(self, chunk: tuple[int, int]) -> UnitEvents:
+        """Read the events [start, stop) and return each as often as the split says."""
+        index = torch.arange(*chunk)
+        return self._events.read(*chunk).take((index - chunk[0]).repeat_interleave(self._split.copies(index)))
 
 
 class SimulatedSupply:

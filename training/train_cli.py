@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,9 @@ from rich.table import Table
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
 from training.config import load_config
-from training.train import TrainRecord
 from training.train import train as run_training
+from training.train import train_member
+from training.train_record import FlowRecord, TrainRecord
 
 
 def train(
@@ -29,12 +31,16 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: optimiser.passes=5.")
     ] = None,
+    member: Annotated[
+        int | None, typer.Option(metavar="K", help="Train only member K of the ensemble, from 0, and no checkpoint.")
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Start afresh instead of continuing.")] = False,
     record: Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")] = None,
 ) -> int:
     """Train the surrogate of one source from an event file.
 
-    Run again after an interruption, the same command continues where it stopped.
+    Run again after an interruption, the same command continues where it stopped. An ensemble is trained member by
+    member; those that --member has trained before, on a cluster, are taken as they are.
     """
     overrides = dict(_key_and_value(text) for text in change or [])
     if events:
@@ -44,13 +50,22 @@ def train(
     if runs is not None:
         overrides["runs"] = json.dumps(str(runs))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it has a handler of its own, and advertises
-    result = run_training(load_config(config, overrides), config.parent, restart)
+    settings = load_config(config, overrides)
+    result: TrainRecord | FlowRecord
+    if member is None:
+        result = run_training(settings, config.parent, restart)
+        tables = [_source_table(result), _flow_table(result.members)]
+    else:
+        result = train_member(settings, member, config.parent, restart)
+        tables = [_flow_table([result])]
     if record is not None and str(record) == "-":
         sys.stdout.write(json.dumps(result.to_dict(), indent=2) + "\n")
         return 0
     if record is not None:
         write_json(record, result.to_dict())
-    _print(result)
+    console = Console()
+    for table in tables:
+        console.print(table)
     return 0
 
 
@@ -61,12 +76,9 @@ def _key_and_value(text: str) -> tuple[str, str]:
     return key.strip(), value
 
 
-def _print(record: TrainRecord) -> None:
+def _source_table(record: TrainRecord) -> Table:
     table = Table(title=record.name, show_header=False)
     table.add_row("checkpoint", record.checkpoint)
-    table.add_row("ended", f"{record.stopped} after {record.steps} steps ({record.passes:.1f} passes)")
-    table.add_row("best step", str(record.best_step))
-    table.add_row("NLL, training", f"{record.train_nll:.5f}")
     table.add_row("NLL, held out", f"{record.held_out_nll:.5f} +- {record.held_out_error:.5f}")
     table.add_row(
         "acceptance",
@@ -74,4 +86,13 @@ def _print(record: TrainRecord) -> None:
         f"of freedom, {record.n_events:,} accepted events",
     )
     table.add_row("CPU time", f"{record.cpu_seconds:.0f} s")
-    Console().print(table)
+    return table
+
+
+def _flow_table(records: Sequence[FlowRecord]) -> Table:
+    table = Table("training", "ended", "steps", "passes", "best step", "NLL, training", "NLL, held out", "CPU s")
+    for r in records:
+        held_out = f"{r.held_out_nll:.5f} +- {r.held_out_error:.5f}"
+        numbers = (str(r.steps), f"{r.passes:.1f}", str(r.best_step), f"{r.train_nll:.5f}", held_out)
+        table.add_row(r.name, r.stopped, *numbers, f"{r.cpu_seconds:.0f}")
+    return table

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from surrogate.checkpoint import load_checkpoint, read_record, write_certificate
-from surrogate.errors import ConfigError, DataError
+from surrogate.ensemble import EnsembleSource
+from surrogate.errors import DataError
 from surrogate.flow_source import FlowSource
 from training.criteria import Criterion, Thresholds, rms_beyond_noise
 from training.event_set import UnitEvents
@@ -37,6 +38,7 @@ from training.validation_density import (
 )
 from training.validation_rate import RateResidual, rate_residuals
 from training.validation_sample import FreshSample, theta_cells
+from training.validation_target import unit_density
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +142,8 @@ def validate(
         If there are too few fresh events.
     """
     thresholds, effort = thresholds or Thresholds(), effort or Effort()
-    source = _flow_source(checkpoint)
+    # float32: the statistics of a validation never tell it from float64
+    source = load_checkpoint(checkpoint, dtype=torch.float32)
     record = read_record(checkpoint)
     measured = measure(source, sample, effort)
     training_nll = record["metadata"].get("metrics", {}).get("held_out_nll")
@@ -163,9 +166,9 @@ def validate(
     return outcome, measured
 
 
-def measure(source: FlowSource, sample: FreshSample, effort: Effort) -> Measurements:
+def measure(source: FlowSource | EnsembleSource, sample: FreshSample, effort: Effort) -> Measurements:
     """Measure everything."""
-    flow, events = source.flow, sample.events
+    flow, events = unit_density(source), sample.events
     if events.size < 2000:
         raise DataError(f"validation: {events.size} fresh events are too few; give at least 2000")
     step = max(events.size // effort.compared, 1)
@@ -246,11 +249,3 @@ def _metrics(measured: Measurements, training_nll: float | None) -> dict[str, An
         "rate_deviation": rate.deviation,
         "pit_distance": dict(zip(measured.pit.names, measured.pit.distance, strict=True)),
     }
-
-
-def _flow_source(checkpoint: Path) -> FlowSource:
-    """Load a checkpoint in float32, which the statistics of a validation never tell from float64."""
-    source = load_checkpoint(checkpoint, dtype=torch.float32)
-    if not isinstance(source, FlowSource):
-        raise ConfigError(f"{checkpoint}: is an ensemble; validate its members")
-    return source

@@ -9,12 +9,12 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from surrogate.flow import ConditionalFlow
 from surrogate.nuisance import NuisanceSpace
 from training.event_set import UnitEvents
+from training.validation_target import UnitDensity
 
 
-def surrogate_events(flow: ConditionalFlow, events: UnitEvents, copies: int, generator: torch.Generator) -> UnitEvents:
+def surrogate_events(flow: UnitDensity, events: UnitEvents, copies: int, generator: torch.Generator) -> UnitEvents:
     """Draw ``copies`` events from the surrogate at the theta and with the weight of each event."""
     theta = events.theta.repeat(copies, 1)
     x = flow.sample(len(theta), theta.to(flow.dtype), generator)
@@ -40,7 +40,7 @@ class ClassifierTest:
 
 
 def classifier_test(
-    flow: ConditionalFlow, fresh: UnitEvents, drawn: UnitEvents, seed: int, epochs: int = 8
+    flow: UnitDensity, fresh: UnitEvents, drawn: UnitEvents, seed: int, epochs: int = 8
 ) -> ClassifierTest:
     """Train a classifier to tell fresh events from drawn ones at the same thetas, and measure how well it does.
 
@@ -116,7 +116,7 @@ def _trained_classifier(features: Tensor, label: Tensor, seed: int, epochs: int)
     return network
 
 
-def _slices(flow: ConditionalFlow, features: Tensor) -> list[tuple[str, Tensor]]:
+def _slices(flow: UnitDensity, features: Tensor) -> list[tuple[str, Tensor]]:
     """Return the lowest and the highest tenth in each observable and each parameter, and corners of the parameters."""
     names = (*flow.config.observables.names, *flow.config.nuisances.names)
     slices = []
@@ -155,7 +155,7 @@ class Projection:
 
 
 def projection_tests(
-    flow: ConditionalFlow, fresh: UnitEvents, drawn: UnitEvents, cells: tuple[Tensor, Tensor], bins: int = 16
+    flow: UnitDensity, fresh: UnitEvents, drawn: UnitEvents, cells: tuple[Tensor, Tensor], bins: int = 16
 ) -> list[Projection]:
     """Return the chi-square of all two-dimensional projections (of the margin if D = 1) in all cells of theta.
 

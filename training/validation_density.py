@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -12,8 +11,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from surrogate.flow import ConditionalFlow
 from training.event_set import UnitEvents
+from training.validation_target import UnitDensity, in_double
 
 ROWS = 32_768
 
@@ -37,7 +36,7 @@ class NllResult(NamedTuple):
     error: float
 
 
-def mean_nll(flow: ConditionalFlow, events: UnitEvents) -> NllResult:
+def mean_nll(flow: UnitDensity, events: UnitEvents) -> NllResult:
     """Return the weighted mean of -ln p(u | theta) over events and its standard error."""
     log_p = log_density(flow, events)
     w = events.weight.double()
@@ -47,14 +46,14 @@ def mean_nll(flow: ConditionalFlow, events: UnitEvents) -> NllResult:
 
 
 @torch.no_grad()
-def log_density(flow: ConditionalFlow, events: UnitEvents) -> Tensor:
+def log_density(flow: UnitDensity, events: UnitEvents) -> Tensor:
     """Return ln p(u | theta) (n,) float64."""
     parts = zip(events.u.split(ROWS), events.theta.split(ROWS), strict=True)
     return torch.cat([flow.log_prob_unit(u.to(flow.dtype), t.to(flow.dtype)).double() for u, t in parts])
 
 
 @torch.no_grad()
-def normalisation(flow: ConditionalFlow, theta: Tensor) -> float:
+def normalisation(flow: UnitDensity, theta: Tensor) -> float:
     """Return the integral of p(u | theta) over the unit cube at theta (K,), by quadrature in float64.
 
     The leading coordinates, in autoregressive order, that are close to uniform are covered by a rank-1 lattice, which
@@ -62,7 +61,7 @@ def normalisation(flow: ConditionalFlow, theta: Tensor) -> float:
     own conditional distribution: nodes lie where the density is. Where they lie does not affect what the rule
     converges to.
     """
-    exact = copy.deepcopy(flow).double()
+    exact = in_double(flow)
     order = flow.config.permutation
     u, placed = _lattice(flow, theta)
     weight = torch.full((len(u),), 1.0 / len(u), dtype=torch.float64)
@@ -79,7 +78,7 @@ def normalisation(flow: ConditionalFlow, theta: Tensor) -> float:
     return float((weight * log_p.exp()).sum())
 
 
-def _lattice(flow: ConditionalFlow, theta: Tensor) -> tuple[Tensor, int]:
+def _lattice(flow: UnitDensity, theta: Tensor) -> tuple[Tensor, int]:
     """Return lattice points (n, D) over the leading near-uniform coordinates, 0.5 in the others, and their number.
 
     The generators are powers of the golden ratio's generalisation to the dimension, whose points fill the cube evenly.
@@ -104,7 +103,7 @@ def _lattice(flow: ConditionalFlow, theta: Tensor) -> tuple[Tensor, int]:
     return u, placed
 
 
-def _conditional_quantiles(flow: ConditionalFlow, theta: Tensor, u: Tensor, place: int) -> Tensor:
+def _conditional_quantiles(flow: UnitDensity, theta: Tensor, u: Tensor, place: int) -> Tensor:
     """Return panel edges (n, m) from 0 to 1 of one coordinate, given those before it in the rows of u (n, D)."""
     levels, theta = torch.tensor(LEVELS, dtype=flow.dtype), theta.to(flow.dtype)
     z = flow.to_base(u.to(flow.dtype), theta.expand(len(u), -1))[0].repeat_interleave(len(levels), dim=0)
@@ -122,7 +121,7 @@ class ScoreBias(NamedTuple):
     theta: Tensor
 
 
-def score_bias(flow: ConditionalFlow, events: UnitEvents, cells: Tensor, n_reference: int = 1000) -> ScoreBias:
+def score_bias(flow: UnitDensity, events: UnitEvents, cells: Tensor, n_reference: int = 1000) -> ScoreBias:
     """Return sqrt(N/I_jj) E[d ln f/d theta_j] per cell of theta.
 
     For the true density the expectation of the score vanishes and its variance is the Fisher information I_jj, so a
@@ -132,7 +131,7 @@ def score_bias(flow: ConditionalFlow, events: UnitEvents, cells: Tensor, n_refer
     Parameters
     ----------
     flow
-        The flow.
+        The density.
     events
         Fresh events, each at its own theta.
     cells
@@ -153,7 +152,7 @@ def score_bias(flow: ConditionalFlow, events: UnitEvents, cells: Tensor, n_refer
     return ScoreBias(bias, (n_reference / effective).sqrt(), theta)
 
 
-def _scores(flow: ConditionalFlow, events: UnitEvents) -> Tensor:
+def _scores(flow: UnitDensity, events: UnitEvents) -> Tensor:
     """Return d ln p(u | theta)/d theta (n, K), float64."""
     parts = []
     for u, t in zip(events.u.split(ROWS), events.theta.split(ROWS), strict=True):
@@ -173,7 +172,7 @@ class PitResult(NamedTuple):
 
 
 @torch.no_grad()
-def integral_transforms(flow: ConditionalFlow, events: UnitEvents) -> PitResult:
+def integral_transforms(flow: UnitDensity, events: UnitEvents) -> PitResult:
     """Return z = T(u), uniform on the cube for the true density, and the Kolmogorov distance of each coordinate.
 
     The error is the standard deviation of sqrt(n) D under Kolmogorov's distribution, divided by sqrt(n), plus its mean:

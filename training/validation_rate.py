@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from surrogate.ensemble import EnsembleSource
 from surrogate.errors import DataError
 from surrogate.flow_source import FlowSource
 from training.event_set import BlockCounts
@@ -21,7 +22,7 @@ class RateResidual(NamedTuple):
     theta: Tensor
 
 
-def rate_residuals(source: FlowSource, blocks: BlockCounts, cells: int) -> RateResidual:
+def rate_residuals(source: FlowSource | EnsembleSource, blocks: BlockCounts, cells: int) -> RateResidual:
     """Compare kept with expected events, sum_b n_b eps(theta_b), in cells of theta.
 
     The error is binomial, sqrt(sum_b n_b eps_b (1 - eps_b)) over the expectation; cells that expect fewer than 10
@@ -32,7 +33,7 @@ def rate_residuals(source: FlowSource, blocks: BlockCounts, cells: int) -> RateR
     DataError
         If no cell expects that many.
     """
-    eps = source.acceptance.acceptance(blocks.theta)
+    eps = source.expected_events(blocks.theta) / source.generated_rate
     n, kept = blocks.n_generated.double(), blocks.n_accepted.double()
     cell = theta_cells(source.nuisances, blocks.theta, cells)
     zeros = torch.zeros(int(cell.max()) + 1, dtype=torch.float64)
