@@ -229,6 +229,30 @@ class AcceptanceConfig(_Block):
     kinks: tuple[str, ...] = ()
 
 
+class EnsembleConfig(_Block):
+    """Several trainings of one source, whose mean is the surrogate and whose spread tells its error.
+
+    Each member has a seed of its own and holds out another part of the events.
+
+    Attributes
+    ----------
+    members
+        Number of members.
+    bootstrap
+        ``poisson``: each member sees every event of the files a Poisson number of times of mean 1, so that their
+        spread holds what the finite number of events leaves open; ``none``: once.
+    """
+
+    members: int = Field(default=1, gt=0, le=100)
+    bootstrap: Literal["none", "poisson"] = "none"
+
+    @model_validator(mode="after")
+    def _several_to_resample(self) -> EnsembleConfig:
+        if self.bootstrap != "none" and self.members == 1:
+            raise ValueError("a bootstrap needs several members; raise members, or leave it out")
+        return self
+
+
 class TrainConfig(_Block):
     """One training job.
 
@@ -254,19 +278,19 @@ class TrainConfig(_Block):
     optimiser: OptimiserConfig = OptimiserConfig()
     stopping: StoppingConfig = StoppingConfig()
     acceptance: AcceptanceConfig = AcceptanceConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, gt=0)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
     devices: int = Field(default=1, gt=0)
 
-    @property
-    def run_directory(self) -> Path:
-        """``<runs>/<name>``."""
-        return Path(self.runs) / self.name
-    ensemble: EnsembleConfig = EnsembleConfig()
     @model_validator(mode="after")
     def _no_bootstrap_of_fresh_events(self) -> TrainConfig:
         if self.data.fresh and self.ensemble.bootstrap != "none":
             raise ValueError("ensemble: each member simulates fresh events of its own; set bootstrap to none")
         return self
 
+    @property
+    def run_directory(self) -> Path:
+        """``<runs>/<name>``."""
+        return Path(self.runs) / self.name
