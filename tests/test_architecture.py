@@ -100,7 +100,6 @@ ORDER: dict[str, tuple[str, ...]] = {
         "symmetries",
         "split",
         "supply",
-        "split",
         "batches",
         "settings",
         "config",
