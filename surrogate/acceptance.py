@@ -95,6 +95,7 @@ class AcceptanceModel:
         return {
             "degree": self.basis.degree,
             "kinks": list(self.basis.kinks),
+            **({"fine": dict(self.basis.fine)} if self.basis.fine else {}),
             "chi2": self.chi2,
             "n_dof": self.n_dof,
             "n_generated": self.n_generated,
@@ -106,7 +107,8 @@ class AcceptanceModel:
         cls, data: Mapping[str, Any], nuisances: NuisanceSpace, coefficients: Tensor, covariance: Tensor
     ) -> AcceptanceModel:
         """Build the model from the output of :meth:`to_dict` and its tensors."""
-        basis = ThetaBasis(nuisances, data["degree"], tuple(data["kinks"]))
+        fine = tuple((name, int(n)) for name, n in data.get("fine", {}).items())
+        basis = ThetaBasis(nuisances, data["degree"], tuple(data["kinks"]), fine)
         totals = {key: data[key] for key in ("chi2", "n_dof", "n_generated", "n_accepted")}
         return cls(basis, coefficients.double(), covariance.double(), **totals)
 
@@ -119,6 +121,7 @@ def fit_acceptance(
     degree: int | None = None,
     kinks: tuple[str, ...] = (),
     max_degree: int = 6,
+    fine: Mapping[str, int] | None = None,
 ) -> AcceptanceModel:
     """Fit eps(theta) to blocks of generated events.
 
@@ -136,6 +139,8 @@ def fit_acceptance(
         Parameters with a smoothed kink at their nominal value.
     max_degree
         Largest degree tried.
+    fine
+        Parameters whose powers count 1/n in the degree, with n: those over which the acceptance spans decades.
 
     Returns
     -------
@@ -153,7 +158,7 @@ def fit_acceptance(
     degrees = range(max_degree + 1) if degree is None else (degree,)
     fits: list[tuple[float, ThetaBasis, Tensor, Tensor]] = []
     for d in degrees:
-        basis = ThetaBasis(nuisances, d, kinks)
+        basis = ThetaBasis(nuisances, d, kinks, tuple((fine or {}).items()))
         design = _design(basis, blocks)
         coefficients, covariance = shrunken_fit(design, torch.tensor(basis.groups))
         fits.append((leave_one_out_deviance(design, coefficients, covariance), basis, coefficients, covariance))

@@ -2,8 +2,9 @@
 
 With t_k(theta_k) in [-1, 1] the standardised parameters, the basis holds all products
 
-    B_j(theta) = prod_k T_{a_jk}(t_k),    sum_k a_jk <= degree,
+    B_j(theta) = prod_k T_{a_jk}(t_k),    sum_k a_jk/n_k <= degree,
 
+with n_k = 1 unless a parameter is asked for in finer detail (a recoil energy over which the response spans decades),
 and, for each parameter with a kink (a response whose slope differs on the two sides of the nominal value, as that to a
 yield band with unequal half-widths), additionally h, h t_1, ..., h t_K with the C-infinity kink
 
@@ -39,34 +40,40 @@ class ThetaBasis:
         Total degree, >= 0.
     kinks
         Names of parameters with a smoothed kink at their nominal value.
+    fine
+        Pairs (name, n): powers of that parameter count 1/n each.
 
     Raises
     ------
     ConfigError
-        For a negative degree or an unknown name.
+        For a negative degree, an unknown name, or n < 1.
     """
 
     nuisances: NuisanceSpace
     degree: int
     kinks: tuple[str, ...] = ()
+    fine: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.degree < 0:
             raise ConfigError(f"degree = {self.degree} must be >= 0")
-        for name in self.kinks:
-            if name not in self.nuisances.names:
-                raise ConfigError(unknown_name("nuisance", name, self.nuisances.names, "kinks"))
+        for where, names in (("kinks", self.kinks), ("fine", tuple(name for name, _ in self.fine))):
+            for name in names:
+                if name not in self.nuisances.names:
+                    raise ConfigError(unknown_name("nuisance", name, self.nuisances.names, where))
+        for name, n in self.fine:
+            if n < 1:
+                raise ConfigError(f"fine: {name}: {n} must be at least 1")
 
     @property
     def size(self) -> int:
         """Number of basis functions P."""
-        k = self.nuisances.dim
-        return math.comb(self.degree + k, k) + len(self.kinks) * (1 + k)
+        return len(self._index)
 
     @cached_property
     def groups(self) -> tuple[int, ...]:
         """Group of each function: 0 for the constant, then one per set of parameters involved and total degree."""
-        kink = max(self.degree, 1) + 1
+        kink = self._highest + 1
         keys = [(max(a, default=0) >= kink, sum(a), tuple(f > 0 for f in a)) for a in self._index]
         distinct = sorted(set(keys))
         return tuple(distinct.index(key) for key in keys)
@@ -97,11 +104,11 @@ class ThetaBasis:
     def _factors(self, t: Tensor, order: int) -> list[Tensor]:
         """Return the one-dimensional functions and their first ``order`` derivatives, each (*, M, K).
 
-        The M = degree + 3 functions are T_0..T_max(degree, 1), h and t h.
+        The M functions are T_0, T_1, ... up to the highest power, h and t h.
         """
         one, zero = torch.ones_like(t), torch.zeros_like(t)
         functions = [(one, zero, zero), (t, one, zero)]
-        for _ in range(2, self.degree + 1):
+        for _ in range(2, self._highest + 1):
             (f, df, ddf), (g, dg, ddg) = functions[-1], functions[-2]
             functions.append((2 * t * f - g, 2 * f + 2 * t * df - dg, 4 * df + 2 * t * ddf - ddg))
         if self.kinks:
@@ -117,12 +124,22 @@ class ThetaBasis:
         )
         return factors.gather(-2, index.expand(*factors.shape[:-2], -1, -1))
 
+    @property
+    def _highest(self) -> int:
+        """Highest power of any parameter, at least 1."""
+        return max(self.degree * max((n for _, n in self.fine), default=1), 1)
+
     @cached_property
     def _index(self) -> list[tuple[int, ...]]:
         """Return, for every basis function, which one-dimensional function it takes of each parameter."""
         k = self.nuisances.dim
-        powers = [a for a in itertools.product(range(self.degree + 1), repeat=k) if sum(a) <= self.degree]
-        kink = max(self.degree, 1) + 1
+        detail = [dict(self.fine).get(name, 1) for name in self.nuisances.names]
+        common = math.lcm(*detail)
+        cost = [common // n for n in detail]
+        ranges = [range(self.degree * n + 1) for n in detail]
+        budget = self.degree * common
+        powers = [a for a in itertools.product(*ranges) if sum(f * c for f, c in zip(a, cost, strict=True)) <= budget]
+        kink = self._highest + 1
         for name in self.kinks:
             where = self.nuisances.names.index(name)
             for linear in (None, *range(k)):

@@ -37,10 +37,13 @@ def smooth_truth(theta: Tensor) -> Tensor:
     return torch.exp(-3.0 + 0.3 * t - 0.03 * t**2 + 0.5 * life + 0.05 * t * life)
 
 
+@pytest.mark.parametrize("fine", [(), (("elife", 3),)])
 @pytest.mark.parametrize("kinks", [(), ("t",)])
 @pytest.mark.parametrize("degree", [0, 1, 4])
-def test_basis_derivatives_equal_autograd(degree: int, kinks: tuple[str, ...]) -> None:
-    basis, theta = ThetaBasis(SPACE, degree, kinks), draw_theta(5, 1)
+def test_basis_derivatives_equal_autograd(
+    degree: int, kinks: tuple[str, ...], fine: tuple[tuple[str, int], ...]
+) -> None:
+    basis, theta = ThetaBasis(SPACE, degree, kinks, fine), draw_theta(5, 1)
     coefficients = torch.randn(basis.size, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     value, gradient, hessian = basis.jet(theta, coefficients)
     assert torch.allclose(value, basis.values(theta) @ coefficients)
@@ -56,6 +59,32 @@ def test_basis_holds_all_products_up_to_the_degree() -> None:
     assert basis.values(draw_theta(4, 1)).shape == (4, 13)
     assert basis.groups[0] == 0
     assert sorted(set(basis.groups)) == list(range(max(basis.groups) + 1))
+
+
+def test_a_fine_parameter_has_more_powers() -> None:
+    basis = ThetaBasis(SPACE, 2, ("t",), (("elife", 3),))
+    assert basis.size == (7 + 4 + 1) + 3  # powers 0..6, 0..3 and 0 of elife with 1, t and t^2; kinks
+    with pytest.raises(ConfigError, match="did you mean 'elife'"):
+        ThetaBasis(SPACE, 2, fine=(("elif", 3),))
+    with pytest.raises(ConfigError, match="at least 1"):
+        ThetaBasis(SPACE, 2, fine=(("elife", 0),))
+
+
+def test_an_acceptance_over_decades_needs_a_fine_parameter() -> None:
+    """From 1e-4 to 0.9 and back along one parameter; and the model survives being written down."""
+    space = NuisanceSpace((Nuisance("energy", "keV", 0.7, 80.0, 10.0, "log"), SPACE.nuisances[0]))
+    low, high = space.bounds(torch.zeros((), dtype=torch.float64))
+    u = torch.rand(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    theta = torch.stack([low[0] * (high[0] / low[0]) ** u[:, 0], low[1] + (high - low)[1] * u[:, 1]], dim=-1)
+    x = theta[:, 0].log() + 0.05 * theta[:, 1]
+    counts = throw(theta, 0.9 * torch.sigmoid(5 * (x - 1.4)) * torch.sigmoid(-9 * (x - 3.7)), 1000.0, 2)
+    plain = fit_acceptance(space, theta, *counts, degree=3)
+    fine = fit_acceptance(space, theta, *counts, degree=3, fine={"energy": 5})
+    assert plain.chi2 > 5 * plain.n_dof
+    assert fine.chi2 < 1.15 * fine.n_dof
+    again = AcceptanceModel.from_dict(fine.to_dict(), space, fine.coefficients, fine.covariance)
+    assert torch.equal(again.acceptance(theta), fine.acceptance(theta))
+    assert "fine" not in plain.to_dict()
 
 
 def test_without_shrinkage_the_coefficients_are_the_maximum_of_the_likelihood() -> None:

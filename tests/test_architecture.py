@@ -77,6 +77,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "simulator.signals",
         "simulator.tpc",
         "simulator.sources",
+        "simulator.mono",
         "simulator.simulate",
         "simulator.accidentals",
         "simulator.wall",

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from surrogate.errors import ConfigError, DataError
+from surrogate.errors import ConfigError, DataError, RangeError
 from training.simulation_plan import simulate_batch
 from training.simulator.accidentals import AccidentalSource
 from training.simulator.sources import RecoilSource
@@ -91,6 +91,28 @@ def test_own_sources(tmp_path: Path) -> None:
     plan = read_simulation(write(tmp_path, source=recoil, n_generated=200_000, nuisances=[]))
     kept = sum(len(simulate_batch(plan, k).x) for k in range(plan.n_batches))
     assert kept / 200_192 * plan.source.generated_rate == pytest.approx(7.0, rel=0.01)
+
+
+def test_a_mono_energetic_source_has_the_energy_as_a_parameter(tmp_path: Path) -> None:
+    source = {"kind": "mono", "name": "response", "recoil": "nr"}
+    plan = read_simulation(write(tmp_path, source=source, n_generated=65_536, truth=["energy"]))
+    assert plan.nuisances.names == ("energy", "t_ly", "t_qy", "elife", "g1")
+    assert plan.schema().generated_rate == pytest.approx(plan.source.detector.volume_ratio())
+    segment = simulate_batch(plan, 0)
+    drawn = segment.blocks.theta[segment.block, 0]
+    np.testing.assert_allclose(segment.truth["energy"], drawn, rtol=1e-6)
+    assert drawn.min() < 5 < 60 < drawn.max()
+    assert "spectrum" not in plan.source.describe()
+    assert plan.source.scaled(3.0).generated_rate == pytest.approx(3 * plan.source.generated_rate)
+
+    held = read_simulation(write(tmp_path, source=source, nuisances={"energy": {"fixed": 20.0}}, truth=["energy"]))
+    assert set(simulate_batch(held, 0).truth["energy"].tolist()) == {20.0}
+    reference = read_simulation(write(tmp_path, source=source, nuisances=["t_ly"], truth=["energy"]))
+    assert set(simulate_batch(reference, 0).truth["energy"].tolist()) == {10.0}
+    with pytest.raises(RangeError, match="energy = 20000"):
+        read_simulation(write(tmp_path, source=source, nuisances={"energy": {"low": 1.0, "high": 20000.0}}))
+    with pytest.raises(ConfigError, match="poisson"):
+        read_simulation(write(tmp_path, source={**source, "recoil": "er", "fluctuations": "poisson"}))
 
 
 def test_ranges_and_fixed_values(tmp_path: Path) -> None:

@@ -222,11 +222,14 @@ class AcceptanceConfig(_Block):
         Total degree of the logistic polynomial, or ``auto`` to choose it by cross-validation up to ``max_degree``.
     kinks
         Parameters with a smoothed kink at their nominal value, as yield bands with unequal half-widths have.
+    fine
+        Name -> n: powers of this parameter count 1/n in the degree, for one over which the acceptance spans decades.
     """
 
     degree: int | Literal["auto"] = "auto"
     max_degree: int = Field(default=6, ge=0, le=10)
     kinks: tuple[str, ...] = ()
+    fine: dict[str, int] = Field(default_factory=dict)
 
 
 class EnsembleConfig(_Block):

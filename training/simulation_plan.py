@@ -19,8 +19,8 @@ from training.event_writer import Segment
 from training.events import Blocks, EventSchema
 from training.simulator.seeds import stream
 from training.simulator.sources import EventSource
-from training.simulator.theta import THETA_NAMES, assemble_theta, check_theta, nominal_theta, split_theta
-from training.simulator.tpc import RECONSTRUCTED, TRUTH
+from training.simulator.theta import ENERGY, THETA_NAMES, assemble_theta, check_theta, nominal_theta, split_theta
+from training.simulator.tpc import RECONSTRUCTED, TRUTH, FixedTruth, check_truth
 
 BLOCK = 256
 """Generated events that share one theta, by default."""
@@ -94,6 +94,7 @@ class SimulationPlan:
                 raise ConfigError(f"{where}: {key} = {getattr(self, key)} must be at least 1")
         corners = torch.stack(self.nuisances.bounds(torch.zeros(0, dtype=torch.float64)))
         check_theta(assemble_theta(corners, self.nuisances, self.base_theta()), 2, self.source.detector)
+        check_truth(self.fixed_truth(corners, 1), 2, self.source.detector)
 
     def base_theta(self) -> Tensor:
         """Return theta (4,) float64 with the fixed values set."""
@@ -101,8 +102,16 @@ class SimulationPlan:
             torch.zeros(1, 0, dtype=torch.float64), NuisanceSpace(), nominal_theta(self.source.detector)
         )
         for name, value in self.fixed:
-            theta[0, THETA_NAMES.index(name)] = value
+            if name != ENERGY:
+                theta[0, THETA_NAMES.index(name)] = value
         return theta[0]
+
+    def fixed_truth(self, values: Tensor, repeat: int) -> FixedTruth:
+        """Return what is not drawn of ``repeat`` events at each row of the varying parameters (n, K): their energy."""
+        if ENERGY in self.nuisances.names:
+            column = values[:, self.nuisances.names.index(ENERGY)]
+            return {ENERGY: column.to(self.device, torch.float32).repeat_interleave(repeat)}
+        return {name: value for name, value in self.fixed if name == ENERGY}
 
     @property
     def n_blocks(self) -> int:
@@ -161,7 +170,7 @@ def simulate_batch(plan: SimulationPlan, index: int) -> Segment:
     n = n_blocks * plan.block_size
     theta = assemble_theta(values, plan.nuisances, plan.base_theta()).to(plan.device, torch.float32)
     per_event = split_theta(theta.repeat_interleave(plan.block_size, dim=0), torch.zeros(0, device=plan.device))
-    columns = plan.source.generate(n, per_event, generator, {})
+    columns = plan.source.generate(n, per_event, generator, plan.fixed_truth(values, plan.block_size))
     x = torch.stack([columns[name] for name in plan.space.names], dim=1)
     # In float64: a value that float32 rounds onto an edge may lie outside the exact window.
     inside = plan.space.contains(x.double())

@@ -15,6 +15,7 @@ from surrogate.spectrum_config import SpectrumBlock
 from training.foreign_files import open_foreign
 from training.simulator.accidentals import AccidentalSource, LoneSignals, MeasuredSignals, ParametricSignals
 from training.simulator.detector import Detector
+from training.simulator.mono import MonoEnergeticSource
 from training.simulator.simulate import with_accepted_rate
 from training.simulator.sources import EventSource, Fluctuations, Recoil, RecoilSource
 from training.simulator.wall import WallSource
@@ -35,6 +36,19 @@ class RecoilBlock(Block):
         spectrum = self.spectrum.build(folder)
         source = RecoilSource(self.name, detector, self.recoil, spectrum, detector.nr_yields, self.fluctuations)
         return source if self.accepted_rate is None else with_accepted_rate(source, self.accepted_rate)
+
+
+class MonoEnergeticBlock(Block):
+    """Recoils of one energy, a parameter named ``energy``: the response that spectra are folded with."""
+
+    kind: Literal["mono"]
+    name: str
+    recoil: Recoil
+    fluctuations: Fluctuations = "nest"
+
+    def build(self, detector: Detector, folder: Path) -> EventSource:
+        """Return the source."""
+        return MonoEnergeticSource(self.name, detector, self.recoil, detector.nr_yields, self.fluctuations)
 
 
 class ParametricBlock(Block):
@@ -110,4 +124,4 @@ class WallBlock(Block):
         return with_accepted_rate(source, self.accepted_rate)
 
 
-SourceBlock = Annotated[RecoilBlock | AccidentalBlock | WallBlock, Field(discriminator="kind")]
+SourceBlock = Annotated[RecoilBlock | MonoEnergeticBlock | AccidentalBlock | WallBlock, Field(discriminator="kind")]

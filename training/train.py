@@ -164,6 +164,7 @@ def _acceptance(config: AcceptanceConfig, nuisances: NuisanceSpace, counts: Bloc
         kinks=config.kinks,
         max_degree=config.max_degree,
         fine=config.fine,
+        fine=config.fine,
     )
     logger.info(
         "acceptance: degree %d, chi2 %.1f for %d degrees of freedom, %.1f CPU s",

@@ -33,6 +33,14 @@ ELIFE_RANGE = (0.7, 1.4)
 G1_RANGE = (0.88, 1.12)
 """Trained range of g1 relative to nominal."""
 
+ENERGY = "energy"
+"""The recoil energy [keV], a further parameter of mono-energetic sources."""
+
+ENERGY_RANGE = (0.7, 80.0)
+ENERGY_NOMINAL = 10.0
+"""Its trained range, uniform in the logarithm, and a reference. With threefold coincidence nothing is found below; nuclear
+recoils above lie beyond a window that ends at 70 PE."""
+
 
 @dataclass(frozen=True)
 class Theta:
@@ -94,6 +102,7 @@ def training_nuisances(detector: Detector, names: tuple[str, ...] = THETA_NAMES)
         "t_qy": Nuisance("t_qy", "sigma", -YIELD_RANGE, YIELD_RANGE, 0.0),
         "elife": Nuisance("elife", "us", ELIFE_RANGE[0] * elife, ELIFE_RANGE[1] * elife, elife, scale="log"),
         "g1": Nuisance("g1", "phd/photon", G1_RANGE[0] * g1, G1_RANGE[1] * g1, g1),
+        ENERGY: Nuisance(ENERGY, "keV", *ENERGY_RANGE, ENERGY_NOMINAL, scale="log"),
     }
     for name in names:
         if name not in known:
@@ -102,8 +111,12 @@ def training_nuisances(detector: Detector, names: tuple[str, ...] = THETA_NAMES)
 
 
 def assemble_theta(values: Tensor, nuisances: NuisanceSpace, base: Tensor) -> Tensor:
-    """Return theta (n, 4): the columns of ``values`` (n, K) where floating, ``base`` (4,) where fixed."""
+    """Return theta (n, 4): the columns of ``values`` (n, K) where floating, ``base`` (4,) where fixed.
+
+    A recoil energy among the nuisances is no part of theta and is left out.
+    """
     theta = base.to(values).expand(values.shape[0], -1).clone()
     for k, name in enumerate(nuisances.names):
-        theta[:, THETA_NAMES.index(name)] = values[:, k]
+        if name != ENERGY:
+            theta[:, THETA_NAMES.index(name)] = values[:, k]
     return theta
