@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from surrogate.acceptance import AcceptanceModel
+from surrogate.cells import CellRule
 from surrogate.errors import ConfigError
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_jet import flow_log_jet, has_closed_jet
@@ -34,6 +35,9 @@ JET_CHUNK = 512
 
 class FlowSource:
     """f(x | theta) from a :class:`ConditionalFlow`, mu(theta) = generated_rate eps(theta) from an acceptance.
+
+    In counts and binned observables f is constant within each cell: the mean of the flow's density over it, see
+    :mod:`surrogate.cells`.
 
     The flow is copied and frozen; gradients flow to x and theta, never to its weights.
 
@@ -117,6 +121,10 @@ class FlowSource:
         Exactly -inf outside the region of interest; raises RangeError for theta outside the trained ranges.
         """
         self.nuisances.check(theta)
+        return self._cells.log_mean([self._log_prob(some, theta) for some in self._points(x)])
+
+    def _log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Return ln p(x | theta) (*,) of the flow itself."""
         kernel = self._kernel
         if kernel is None or (torch.is_grad_enabled() and (x.requires_grad or theta.requires_grad)):
             rows, shape = _flatten(x, theta, CHUNK)
@@ -134,13 +142,27 @@ class FlowSource:
         Outside the region of interest ln f = -inf and the gradient is zero. Several times cheaper than a jet.
         """
         self.nuisances.check(theta)
+        return self._cells.mean_score([self._score(some, theta) for some in self._points(x)])
+
+    def _score(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln p (n,) of the flow itself and its gradient in theta (n, K)."""
         kernel = self._single_kernel
         if kernel is None:
-            jet = self.density_jet(x, theta)
+            jet = self._jet(x, theta)
             return jet.log_scale, jet.gradient
         u, log_volume, inside = self.flow.to_unit(x)
         log_p, gradient = kernel.log_prob_gradient(u, theta)
         return torch.where(inside, log_p + log_volume, -torch.inf), torch.where(inside.unsqueeze(-1), gradient, 0.0)
+
+    @cached_property
+    def _cells(self) -> CellRule:
+        """How the flow's density is averaged over cells; a histogram is constant in them as it is."""
+        return CellRule.of(0 if self.flow.config.family == "histogram" else len(self.observables.celled))
+
+    def _points(self, x: Tensor) -> list[Tensor]:
+        """Return x (*, D), or the points of its cells at which the flow is evaluated."""
+        shares = self._cells.shares
+        return [self.observables.in_cells(x, share) for share in shares] if shares.shape[-1] else [x]
 
     @cached_property
     def _kernel(self) -> FlowKernel | None:
@@ -161,7 +183,7 @@ class FlowSource:
 
     def sample(self, n: int, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw n events (n, D) inside the region of interest at theta (K,), or one per row of theta (n, K)."""
-        return self.flow.sample(n, theta, generator)
+        return self.observables.to_values(self.flow.sample(n, theta, generator))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:
@@ -170,11 +192,15 @@ class FlowSource:
 
     def sample_from_noise(self, noise: Tensor, theta: Tensor) -> Tensor:
         """Return the events (n, D) made of uniforms (n, *noise_shape), at theta (K,) or (n, K); row by row."""
-        return self.flow.sample_from_noise(noise, theta)
+        return self.observables.to_values(self.flow.sample_from_noise(noise, theta))
 
     def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""
         self.nuisances.check(theta)
+        return self._cells.mean_jet([self._jet(some, theta) for some in self._points(x)])
+
+    def _jet(self, x: Tensor, theta: Tensor) -> Jet:
+        """Return the jet of the flow's own density."""
         rows, shape = _flatten(x, theta, JET_CHUNK)
         jets = [self._rows_jet(*some) for some in rows]
         k = self.nuisances.dim

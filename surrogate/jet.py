@@ -11,7 +11,7 @@ is not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,20 @@ def jet_of_log(log_f: Tensor, gradient: Tensor, hessian: Tensor) -> Jet:
     """Return the jet of f from ln f (*,) and the gradient (*, K) and Hessian (*, K, K) of ln f."""
     outer = gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
     return Jet(log_f, torch.ones_like(log_f), gradient, hessian + outer)
+
+
+def mean_jet(jets: Sequence[Jet], weights: Tensor) -> Jet:
+    """Return the jet of sum_m w_m f_m, for the jets of m functions and weights (m,) >= 0."""
+    log_scales = torch.stack([jet.log_scale for jet in jets])
+    top = log_scales.max(dim=0).values
+    share = weights.to(top).reshape(-1, *(1,) * top.ndim)
+    scale = share * torch.where(torch.isfinite(top), torch.exp(log_scales - top), 1.0)
+    return Jet(
+        top,
+        (scale * torch.stack([jet.value for jet in jets])).sum(dim=0),
+        (scale.unsqueeze(-1) * torch.stack([jet.gradient for jet in jets])).sum(dim=0),
+        (scale[..., None, None] * torch.stack([jet.hessian for jet in jets])).sum(dim=0),
+    )
 
 
 def autograd_log_jet(log_function: Callable[[Tensor], Tensor], theta: Tensor) -> Jet:

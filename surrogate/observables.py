@@ -7,8 +7,8 @@ A density f(x) over the region of interest is modelled as a density p(u) over th
 with one monotone scale t_d per observable: ``linear`` t = x, ``log`` t = ln(x + offset), ``square`` t = x^2
 (uniform density in a disc becomes uniform in u when x is a radius), ``bins`` t = i + (x - e_i)/(e_{i+1} - e_i) in bin i
 of given edges, which makes all bins equally wide in u: for observables known, or of interest, only by their bin, such
-as counts and the axes of templates. The map takes the region of interest onto the cube exactly, so a normalised p gives
-a normalised f and no probability leaks over an edge.
+as the axes of templates; ``counts`` is linear, for whole numbers, in a window between half-integers. The map takes the
+region of interest onto the cube exactly, so a normalised p gives a normalised f and no probability leaks over an edge.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from surrogate.errors import ConfigError, unknown_name
 
-Scale = Literal["linear", "log", "square", "bins"]
-SCALES: tuple[str, ...] = ("linear", "log", "square", "bins")
+Scale = Literal["linear", "log", "square", "bins", "counts"]
+SCALES: tuple[str, ...] = ("linear", "log", "square", "bins", "counts")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Observable:
     low, high
         The window [low, high], both edges included.
     scale
-        ``linear``, ``log``, ``square`` or ``bins``.
+        ``linear``, ``log``, ``square``, ``bins`` or ``counts``.
     offset
         Added to x under the logarithm; low + offset must be positive.
     edges
@@ -76,6 +76,11 @@ class Observable:
             )
         if self.scale == "square" and self.low < 0:
             raise ConfigError(f"observable '{self.name}': low = {self.low} must be >= 0 for the square scale")
+        if self.scale == "counts" and (self.low % 1.0, self.high % 1.0) != (0.5, 0.5):
+            raise ConfigError(
+                f"observable '{self.name}': window [{self.low}, {self.high}] of counts must run between half-integers, "
+                "such as [1.5, 9.5] for 2 to 9"
+            )
         self._check_edges()
 
     def _check_edges(self) -> None:
@@ -97,6 +102,20 @@ class Observable:
         if self.scale == "square":
             return self.low**2, self.high**2
         return self.low, self.high
+
+    @property
+    def cells(self) -> tuple[float, ...]:
+        """Edges of the cells within which values are not told apart: bins or counts; empty for other scales."""
+        if self.scale != "counts":
+            return self.edges
+        return tuple(self.low + i for i in range(round(self.high - self.low) + 1))
+
+    def in_cell(self, x: Tensor, share: Tensor) -> Tensor:
+        """Return the point of the cell that holds x with the share (in [0, 1]) of it below; x outside the window."""
+        edges = torch.as_tensor(self.cells, dtype=x.dtype, device=x.device)
+        index = torch.bucketize(x.detach().contiguous(), edges[1:-1], right=True)
+        moved = torch.lerp(edges[index], edges[index + 1], share.to(x))
+        return torch.where((x >= self.low) & (x <= self.high), moved, x)
 
     def to_unit(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return u(x) and ln|du/dx|, elementwise."""
@@ -208,6 +227,26 @@ class ObservableSpace:
     def from_unit(self, u: Tensor) -> Tensor:
         """Return x (*, D) for u (*, D) in the unit cube; the inverse of :meth:`to_unit`."""
         return torch.stack([o.from_unit(u[..., d]) for d, o in enumerate(self.observables)], dim=-1)
+
+    @property
+    def celled(self) -> tuple[int, ...]:
+        """Columns of the observables that are known by their cell only."""
+        return tuple(d for d, o in enumerate(self.observables) if o.cells)
+
+    def in_cells(self, x: Tensor, shares: Tensor) -> Tensor:
+        """Return x (*, D) moved within its cells, the shares (*, C) of them below, for the C columns of ``celled``."""
+        columns = list(x.unbind(dim=-1))
+        for d, share in zip(self.celled, shares.unbind(dim=-1), strict=True):
+            columns[d] = self.observables[d].in_cell(columns[d], share)
+        return torch.stack(columns, dim=-1) if self.celled else x
+
+    def to_values(self, x: Tensor) -> Tensor:
+        """Return x (*, D) with counts rounded to whole numbers inside their windows."""
+        whole = [d for d, o in enumerate(self.observables) if o.scale == "counts"]
+        columns = list(x.unbind(dim=-1))
+        for d in whole:
+            columns[d] = self.observables[d].in_cell(columns[d], x.new_tensor(0.5))
+        return torch.stack(columns, dim=-1) if whole else x
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Return plain data from which :meth:`from_dict` rebuilds the space."""

@@ -37,6 +37,7 @@ NUISANCES = NuisanceSpace(
 )
 GUIDES = (ElectronLifetimeGuide("cs2"), PhotonGainGuide("cs1"))
 KINKS = ("elife", "t_ly")
+HITS = ObservableSpace((Observable("hits", "", 1.5, 9.5, "counts"), Observable("cs2", "PE", 100.0, 6000.0, "log")))
 PLANE = ObservableSpace((Observable("x", "cm", -10.0, 10.0), Observable("z", "cm", -97.0, 0.0)))
 DISC = ObservableSpace((Observable("r", "cm", 0.0, 48.0, "square"), Observable("z", "cm", -97.0, 0.0)))
 BINNED = ObservableSpace(
@@ -149,6 +150,10 @@ CASES: dict[str, Case] = {
     "mixture, no nuisance": Case(lambda: flow_source(nuisances=NuisanceSpace(), observables=DISC), even(2, 9)),
     "histogram": Case(
         lambda: flow_source("histogram", observables=BINNED, kinks=KINKS), even(2, 12), nodes=1, tolerance=1e-12
+    ),
+    "mixture with counts": Case(lambda: flow_source(observables=HITS, kinks=KINKS), even(2, 8), nodes=6),
+    "coupling spline with counts": Case(
+        lambda: flow_source("spline_coupling", layers=2, observables=HITS), even(2, 40), nodes=2, tolerance=1e-3
     ),
     # a spline is only piecewise smooth: quadrature converges slowly
     "autoregressive spline": Case(

@@ -56,6 +56,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "basis",
         "logistic",
         "acceptance",
+        "cells",
         "flow_source",
         "ensemble",
         "binning",
