@@ -38,8 +38,8 @@ ENERGY = "energy"
 
 ENERGY_RANGE = (0.7, 80.0)
 ENERGY_NOMINAL = 10.0
-"""Its trained range, uniform in the logarithm, and a reference. With threefold coincidence nothing is found below; nuclear
-recoils above lie beyond a window that ends at 70 PE."""
+"""Its trained range, uniform in the logarithm, and a reference. Below, threefold coincidence finds nothing to speak of;
+above, nuclear recoils lie beyond a window that ends at 70 PE."""
 
 
 @dataclass(frozen=True)
