@@ -72,7 +72,7 @@ def test_paths_name_environment_variables(tmp_path, monkeypatch):
         ("1e-3", "-1", r"line 9: optimiser.learning_rate: .*greater than 0.*-1"),
         ("[er.h5]", "[]", "data.events"),
         ("photon_gain", "photon_gian", r"did you mean 'photon_gain'"),
-        ("[er.h5]", "[er.h5]\n  fresh: true", "fresh events need a simulate block"),
+        ("[er.h5]", "[er.h5]\n  fresh: true", "fresh events need a simulate or a templates block"),
         ("[er.h5]", "[a.h5, b.h5]\n  convert: {mapping: m.yaml, files: [x.h5]}", "exactly one file"),
         ("name: er", "- name: er", "not valid YAML"),
     ],

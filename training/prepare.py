@@ -1,4 +1,4 @@
-"""Making the event file of a training: simulating it, or converting files of another program."""
+"""Making the event file of a training: simulating it, converting files of another program, drawing from templates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from training.progress import SimulationBar
 from training.settings import TrainConfig
 from training.simulation import simulate_to_file
 from training.simulation_plan import SimulationPlan
+from training.template_events import write_template_events
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ def simulation_plan(config: TrainConfig, folder: Path) -> SimulationPlan | None:
 
 
 def prepare_events(config: TrainConfig, folder: Path, shown: bool = True) -> list[Path]:
-    """Return the event files of a training; one that is absent is simulated or converted first.
+    """Return the event files of a training; one that is absent is simulated, converted or drawn first.
 
     Parameters
     ----------
@@ -50,9 +51,12 @@ def prepare_events(config: TrainConfig, folder: Path, shown: bool = True) -> lis
     elif convert is not None:
         convert_events(read_mapping(Path(convert.mapping)), [Path(file) for file in convert.files], paths[0])
         logger.info("%s: converted from %s", paths[0], ", ".join(convert.files))
+    elif config.data.templates is not None:
+        n_events = write_template_events(config.data.templates, paths[0])
+        logger.info("%s: %d events drawn from %s", paths[0], n_events, config.data.templates.files)
     else:
         raise DataError(
-            f"event file {missing[0]} does not exist; make it with 'xeflow simulate', or add a simulate or a convert "
-            "block under data"
+            f"event file {missing[0]} does not exist; make it with 'xeflow simulate', or add a simulate, a convert or "
+            "a templates block under data"
         )
     return paths

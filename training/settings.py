@@ -6,45 +6,18 @@ working directory.
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from surrogate.errors import ConfigError
 from surrogate.flow_config import Activation, Family, FlowConfig
 from surrogate.guides import guide_from_dict
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+from training.paths import PathText
 from training.simulator_config import SimulationFile
-
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}")
-
-
-def expand_variables(text: str) -> str:
-    """Replace ``${NAME}`` and ``${NAME:-default}`` by the environment's values.
-
-    Raises
-    ------
-    ConfigError
-        If a variable is neither set nor given a default.
-    """
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"], match["default"])
-        if found is None:
-            raise ConfigError(
-                f"environment variable {match['name']} is not set, but '{text}' needs it; "
-                f"set it or write ${{{match['name']}:-default}}"
-            )
-        return found
-
-    return _VARIABLE.sub(value, text)
-
-
-PathText = Annotated[str, AfterValidator(expand_variables)]
+from training.template_set import TemplateDraw
 
 
 class _Block(BaseModel):
@@ -91,14 +64,16 @@ class DataConfig(_Block):
     Attributes
     ----------
     events
-        Event files; with ``simulate`` or ``convert`` exactly one, which is written if it does not exist.
+        Event files; with ``simulate``, ``convert`` or ``templates`` exactly one, which is written if it does not exist.
     convert
         Files of another program to convert if the event file is absent.
     simulate
         What to simulate if the event file is absent; the keys are those of a simulation's own file.
+    templates
+        Binned templates to draw the events from if the event file is absent.
     fresh
-        True to train on events that are simulated as they are needed, new ones in each pass; the event file is then
-        only validated on. For sources of which a fair share is accepted.
+        True to train on events that are simulated or drawn as they are needed, new ones in each pass; the event file is
+        then only validated on. For templates, and for sources of which a fair share is accepted.
     symmetries
         Exact symmetries of the detector that made the events; a wrong one biases the surrogate.
     validation_fraction
@@ -110,6 +85,7 @@ class DataConfig(_Block):
     events: tuple[PathText, ...] = Field(min_length=1)
     convert: ConvertConfig | None = None
     simulate: SimulationFile | None = None
+    templates: TemplateDraw | None = None
     fresh: bool = False
     symmetries: tuple[SymmetryConfig, ...] = ()
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
@@ -117,12 +93,13 @@ class DataConfig(_Block):
 
     @model_validator(mode="after")
     def _one_file_to_make(self) -> DataConfig:
-        if self.simulate is not None and self.convert is not None:
-            raise ValueError("give either a simulate or a convert block")
-        if (self.simulate or self.convert) is not None and len(self.events) != 1:
-            raise ValueError(f"to simulate or convert, events must name exactly one file, not {len(self.events)}")
-        if self.fresh and self.simulate is None:
-            raise ValueError("fresh events need a simulate block")
+        makers = [block for block in (self.simulate, self.convert, self.templates) if block is not None]
+        if len(makers) > 1:
+            raise ValueError("give one of the blocks simulate, convert and templates")
+        if makers and len(self.events) != 1:
+            raise ValueError(f"to simulate, convert or draw, events must name exactly one file, not {len(self.events)}")
+        if self.fresh and self.simulate is None and self.templates is None:
+            raise ValueError("fresh events need a simulate or a templates block")
         return self
 
 

@@ -24,6 +24,7 @@ from training.plots import plot_training, save_figure
 from training.prepare import prepare_events, simulation_plan
 from training.settings import AcceptanceConfig, TrainConfig
 from training.supply import FileSupply, SimulatedSupply, Supply
+from training.template_events import TemplateSupply
 from training.threads import torch_threads
 from training.train_record import FlowRecord, TrainRecord
 
@@ -131,11 +132,13 @@ def _train_flow(job: TrainingJob, events: EventSet, folder: Path, shown: bool) -
 
 
 def _supply(job: TrainingJob, events: EventSet, folder: Path) -> Supply:
-    """Return the training events: simulated as they are needed, or those of the files."""
+    """Return the training events: simulated or drawn as they are needed, or those of the files."""
     config = job.config
     plan = simulation_plan(config, folder)
     if config.data.fresh and plan is not None:
         return SimulatedSupply(events, plan, config.seed)
+    if config.data.fresh and config.data.templates is not None:
+        return TemplateSupply(events, config.data.templates, config.seed)
     return FileSupply(events, config.seed, job.split, config.data.memory_mb)
 
 
