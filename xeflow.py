@@ -73,6 +73,11 @@ VERBS: Mapping[str, Verb] = {
     "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
     "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
     "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
+    "compare": Verb(
+        "inference.comparison_cli:compare",
+        "Compare the best fits and limits of two models on the same data.",
+        "Inference",
+    ),
     "toys": Verb(
         "inference.study_cli:toys",
         "Draw toy data sets at nominal parameters, or at those of --set, into a file.",
