@@ -8,7 +8,8 @@ probability is P(c) = int_c p(y) dy, and f is constant in the cell,
 by a Gauss-Legendre rule in each cell. sum_c P(c) = int p = 1 to the accuracy of the rule, so that nothing has to be
 normalised, and all else (the continuous observables, theta) is as in p. For p to be learned, the events of a training
 are spread uniformly over their cells; ln P(c)/|c| is by Jensen's inequality never smaller than the mean of ln p over
-the cell, which that training raises (Theis, van den Oord and Bethge, arXiv:1511.01844).
+the cell, which that training raises (Theis, van den Oord and Bethge, arXiv:1511.01844). Where the events lie in their
+cells means nothing, and the networks, which see them at the centres, cannot take it for something.
 """
 
 from __future__ import annotations
@@ -21,9 +22,29 @@ import torch
 from torch import Tensor
 
 from surrogate.jet import Jet, mean_jet
+from surrogate.observables import bin_of_unit
 
 NODES = 4
 """Points per cell and observable: exact for densities that are polynomials of degree 7 within a cell."""
+
+
+def cell_centres(u: Tensor, cells: tuple[int, ...]) -> Tensor:
+    """Return u (*, D) of the unit cube with coordinates moved to the centres of their cells.
+
+    Parameters
+    ----------
+    u
+        (*, D).
+    cells
+        Number of cells of each coordinate, 0 for those that stay; equally wide, as scales make them.
+    """
+    if not any(cells):
+        return u
+    columns = [
+        ((bin_of_unit(column, n) + 0.5) / n).to(u) if n else column
+        for column, n in zip(u.unbind(dim=-1), cells, strict=True)
+    ]
+    return torch.stack(columns, dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

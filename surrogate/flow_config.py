@@ -115,18 +115,17 @@ class FlowConfig:
             raise ConfigError(f"flow: layers = {self.layers}, but family 'histogram' is exact with one")
 
     @property
-    def bins(self) -> tuple[int, ...]:
-        """Bins of each observable in autoregressive order, by which alone the networks see it; empty if they do not."""
-        if self.family != "histogram":
-            return ()
-        return tuple(len(self.observables.observables[d].edges) - 1 for d in self.permutation)
+    def cells(self) -> tuple[int, ...]:
+        """Number of cells of each observable in autoregressive order, 0 for continuous ones."""
+        ordered = [self.observables.observables[d] for d in self.permutation]
+        return tuple(max(len(o.cells) - 1, 0) for o in ordered)
 
     def univariate(self) -> UnivariateMap:
         """Return the family's map of [0, 1]."""
         if self.family == "logistic_mixture":
             return LogisticMixtureMap(self.components, self.floor)
         if self.family == "histogram":
-            return HistogramMap(self.bins)
+            return HistogramMap(self.cells)
         return RationalQuadraticMap(self.components)
 
     def guide_set(self) -> GuideSet:

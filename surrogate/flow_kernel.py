@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from surrogate.cells import cell_centres
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
 from surrogate.masked_network import MaskedNetwork, MaskedWeights, masked_weights
@@ -107,7 +108,9 @@ class _Chunk:
         """Add ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
         u = u[:, list(self._config.permutation)]
         columns = u.T.contiguous()
-        self._network.forward(2.0 * columns - 1.0, self._features.values(theta).T)
+        self._network.forward(
+            (2.0 * cell_centres(u, self._config.cells) - 1.0).T.contiguous(), self._features.values(theta).T
+        )
         delta, first, _ = self._guides.delta_jet(u, theta) if self._guides else (None, None, None)
         gradient = torch.zeros_like(theta)
         for d in range(len(columns)):

@@ -22,10 +22,9 @@ from nflows.transforms.permutations import Permutation, ReversePermutation
 from torch import Tensor, nn
 from torch.nn import functional
 
+from surrogate.cells import cell_centres
 from surrogate.context import ContextFeatures
 from surrogate.flow_config import FlowConfig
-from surrogate.guides import GuideSet
-from surrogate.histogram import bin_centres
 from surrogate.univariate import UnivariateMap
 
 ACTIVATION_FUNCTIONS = {"silu": functional.silu, "gelu": functional.gelu, "tanh": torch.tanh}
@@ -42,37 +41,38 @@ class _MaskedConditioner(nn.Module):
     in front of the coordinates and its own output dropped: the first coordinate then depends on theta like the others.
     """
 
-    def __init__(self, config: FlowConfig, n_parameters: int, initial: Tensor) -> None:
+    def __init__(self, config: FlowConfig, mapping: UnivariateMap, cells: tuple[int, ...]) -> None:
         super().__init__()
-        self._dim, self._features, self._bins = config.observables.dim, config.features(), config.bins
+        self._dim, self._features, self._cells = config.observables.dim, config.features(), cells
         self.made = MADE(
             features=self._dim + 1,
             hidden_features=config.hidden,
             context_features=self._features.dim or None,
             num_blocks=config.blocks,
-            output_multiplier=n_parameters,
+            output_multiplier=mapping.n_parameters,
             activation=ACTIVATION_FUNCTIONS[config.activation],
         )
-        _start_from(self.made.final_layer, initial.repeat(self._dim + 1))
+        _start_from(self.made.final_layer, mapping.initial().repeat(self._dim + 1))
 
     def forward(self, u: Tensor, theta: Tensor) -> Tensor:
-        if self._bins:
-            u = bin_centres(u, self._bins)
         # centred inputs train better; the constant is 0, its weight being redundant with the bias
-        inputs = functional.pad(2.0 * u - 1.0, (1, 0))
+        inputs = functional.pad(2.0 * cell_centres(u, self._cells) - 1.0, (1, 0))
         raw: Tensor = self.made(inputs, _context(self._features, theta))
         return raw.unflatten(-1, (self._dim + 1, -1))[:, 1:]
 
 
 class _AutoregressiveLayer(Transform):
-    """One autoregressive map of the unit cube to itself, from the data towards the base."""
+    """One autoregressive map of the unit cube to itself, from the data towards the base.
 
-    def __init__(self, config: FlowConfig, guides: GuideSet | None) -> None:
+    Guides and cells are those of the observables, and belong to the layer next to the data.
+    """
+
+    def __init__(self, config: FlowConfig, first: bool) -> None:
         super().__init__()
         self._map: UnivariateMap = config.univariate()
-        self._guides = guides
+        self._guides = config.guide_set() if config.guides and first else None
         self._columns = range(config.observables.dim)
-        self.conditioner = _MaskedConditioner(config, self._map.n_parameters, self._map.initial())
+        self.conditioner = _MaskedConditioner(config, self._map, config.cells if first else ())
 
     def forward(self, inputs: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         move = self._guides.move(inputs, context, self._columns) if self._guides else None
@@ -214,7 +214,7 @@ def _transforms(config: FlowConfig) -> list[Transform]:
             continue
         if index:
             transforms.append(ReversePermutation(config.observables.dim))
-        transforms.append(_AutoregressiveLayer(config, config.guide_set() if config.guides and not index else None))
+        transforms.append(_AutoregressiveLayer(config, first=not index))
     return transforms
 
 

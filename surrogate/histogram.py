@@ -10,7 +10,6 @@ and as smooth in theta as the network that emits the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -109,9 +108,3 @@ class HistogramMap:
         bins = torch.as_tensor(self.bins, device=raw.device).unsqueeze(-1)
         surplus = torch.arange(self.size, device=raw.device) >= bins
         return raw.masked_fill(surplus, -torch.inf).log_softmax(dim=-1)
-
-
-def bin_centres(u: Tensor, bins: Sequence[int]) -> Tensor:
-    """Return the centres (n, D) of the bins that hold u (n, D), column d having ``bins[d]`` equal ones."""
-    n = torch.as_tensor(bins, dtype=torch.int64, device=u.device).expand(u.shape)
-    return ((bin_of_unit(u, n) + 0.5) / n).to(u)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from source_cases import GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import GUIDES, HITS, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 
 from surrogate.flow_config import FlowConfig
 from surrogate.flow_jet import flow_log_jet, has_closed_jet
@@ -22,6 +22,7 @@ CONFIGS = {
     "guides, one with offset": replace(BASE, guides=GUIDES),
     "ordering": replace(BASE, guides=GUIDES, ordering=("drift_time", "cs2", "cs1")),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "counts": replace(BASE, observables=HITS, kinks=KINKS),
     "one component": replace(BASE, components=1),
     "one observable, one nuisance": replace(
         BASE,

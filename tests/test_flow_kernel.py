@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from source_cases import GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import GUIDES, HITS, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 from torch import Tensor
 
 from surrogate.flow import ConditionalFlow
@@ -23,6 +23,7 @@ CONFIGS = {
     "tanh": replace(BASE, activation="tanh", ordering=("drift_time", "cs2", "cs1")),
     "gelu": replace(BASE, activation="gelu", blocks=1),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "counts": replace(BASE, observables=HITS),
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(OBSERVABLES.observables[:1])),
     "no nuisance": replace(BASE, nuisances=NuisanceSpace()),
 }

@@ -5,6 +5,7 @@ Example::
     observables:
       - {name: s1, unit: PE, column: s1, low: 2, high: 70, scale: log, offset: 2}
       - {name: drift_time, unit: us, column: drift_time, factor: 1.0e-3, low: 0, high: 731}
+      - {name: hits, unit: "", low: 2.5, high: 40.5, scale: counts}
     nuisances:
       - {name: elife, unit: us, column: 0, factor: 1.0e-3, low: 250, high: 900, nominal: 452, scale: log}
     theta: {table: theta, index: theta_index}
@@ -22,19 +23,20 @@ from pydantic import Field, ValidationError, model_validator
 from surrogate.block import Block
 from surrogate.errors import ConfigError
 from surrogate.nuisance import Nuisance, NuisanceSpace
-from surrogate.observables import Observable, ObservableSpace
+from surrogate.observables import Observable, ObservableSpace, Scale
 from training.blocks import read_yaml, validation_message
 
 
 class ObservableColumn(Block):
-    """An observable: ``factor`` times the column; its name if no column is given."""
+    """An observable: ``factor`` times the column; its name if no column is given. ``edges`` go with scale ``bins``."""
 
     name: str
     unit: str
     low: float
     high: float
-    scale: Literal["linear", "log", "square"] = "linear"
+    scale: Scale = "linear"
     offset: float = 0.0
+    edges: tuple[float, ...] = ()
     column: str | None = None
     factor: float = 1.0
 
@@ -45,7 +47,7 @@ class ObservableColumn(Block):
 
     def build(self) -> Observable:
         """Return the observable."""
-        return Observable(self.name, self.unit, self.low, self.high, self.scale, self.offset)
+        return Observable(self.name, self.unit, self.low, self.high, self.scale, self.offset, self.edges)
 
 
 class NuisanceColumn(Block):

@@ -17,6 +17,10 @@ from surrogate.errors import DataError
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from training.events import EventFile
+from training.split import uniform_of
+
+SPREAD_SEED = 7_001
+"""Seed of the places in their cells that discrete values are given; one more for each further observable."""
 
 
 class UnitEvents(NamedTuple):
@@ -64,8 +68,13 @@ class BlockCounts(NamedTuple):
         return cls(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
-def unit_events(observables: ObservableSpace, x: Tensor, theta: Tensor, weight: Tensor | None = None) -> UnitEvents:
+def unit_events(
+    observables: ObservableSpace, x: Tensor, theta: Tensor, weight: Tensor | None = None, first: int = 0
+) -> UnitEvents:
     """Return events x (n, D) at theta (n, K) in the unit cube, mapped in float64.
+
+    Counts and binned values are spread uniformly over their cells: by a hash of the event's number, which is ``first``
+    for the first event.
 
     Raises
     ------
@@ -82,7 +91,10 @@ def unit_events(observables: ObservableSpace, x: Tensor, theta: Tensor, weight: 
     weight = torch.ones(x.shape[0]) if weight is None else weight
     if not bool(torch.isfinite(theta).all() & torch.isfinite(weight).all()):
         raise DataError("events: a theta or a weight is not a number")
-    u, _ = observables.to_unit(x.double())
+    number = torch.arange(first, first + len(x))
+    shares = [uniform_of(number, SPREAD_SEED + d) for d in range(len(observables.celled))]
+    spread = observables.in_cells(x.double(), torch.stack(shares, dim=-1)) if shares else x.double()
+    u, _ = observables.to_unit(spread)
     return UnitEvents(u.float(), theta.float(), weight.float())
 
 
@@ -211,7 +223,9 @@ class EventSet:
                 events = file.read(begin - first, end - first)
                 weight = None if events.weight is None else torch.as_tensor(events.weight)
                 parts.append(
-                    unit_events(self.observables, torch.as_tensor(events.x), torch.as_tensor(events.theta), weight)
+                    unit_events(
+                        self.observables, torch.as_tensor(events.x), torch.as_tensor(events.theta), weight, begin
+                    )
                 )
             first = last
         return UnitEvents.join(parts)

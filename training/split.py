@@ -80,9 +80,13 @@ class EventSplit:
         """
         if self.bootstrap is None:
             return (~self.held_out(index)).long()
-        uniform = _hash(index, self.bootstrap).astype(np.float64) / 2.0**64
-        copies = torch.from_numpy(np.searchsorted(_POISSON, uniform, side="right"))
+        copies = torch.from_numpy(np.searchsorted(_POISSON, uniform_of(index, self.bootstrap).numpy(), side="right"))
         return torch.where(self.held_out(index), 0, copies)
+
+
+def uniform_of(index: Tensor, seed: int) -> Tensor:
+    """Return a pseudo-random number (n,) in [0, 1], float64, for each event number (n,)."""
+    return torch.from_numpy(_hash(index, seed).astype(np.float64) / 2.0**64)
 
 
 def _hash(index: Tensor, seed: int) -> NDArray[np.uint64]:

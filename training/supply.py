@@ -194,7 +194,8 @@ def unit_batch(plan: SimulationPlan, index: int) -> tuple[UnitEvents, BlockCount
     """Simulate one batch of a plan and return its events in the unit cube and its counts."""
     segment = simulate_batch(plan, index)
     theta = torch.from_numpy(segment.blocks.theta)
-    events = unit_events(plan.space, torch.from_numpy(segment.x), theta[torch.from_numpy(segment.block).long()])
+    per_event = theta[torch.from_numpy(segment.block).long()]
+    events = unit_events(plan.space, torch.from_numpy(segment.x), per_event, first=index * 2**32)
     generated, accepted = segment.blocks.n_generated, torch.from_numpy(segment.blocks.n_accepted)
     if generated is None:
         raise DataError(f"simulation of '{plan.source.name}': a batch does not tell how many events were generated")
