@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy import stats
-from source_cases import BINNED, DISC, GUIDES, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import BINNED, DISC, GUIDES, HITS, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 from torch import Tensor
 
 from surrogate.errors import ConfigError, DataError
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
 from surrogate.guides import ElectronLifetimeGuide, PhotonGainGuide
+from surrogate.jet import autograd_log_jet
 from surrogate.nuisance import NuisanceSpace
 
 BASE = FlowConfig(OBSERVABLES, NUISANCES, components=5, hidden=12, blocks=1)
@@ -25,6 +26,7 @@ CONFIGS = {
     "spline": replace(BASE, family="spline_autoregressive", layers=2),
     "coupling": replace(BASE, family="spline_coupling", layers=3),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "three layers with counts": replace(BASE, observables=HITS, layers=3, kinks=KINKS),
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(DISC.observables[:1])),
     "coupling with kinks": replace(BASE, family="spline_coupling", layers=2, kinks=KINKS),
     "no nuisance": replace(BASE, nuisances=NuisanceSpace()),
@@ -74,6 +76,28 @@ def test_every_coordinate_depends_on_theta(name: str) -> None:
         other[0, k] = low[k] if theta[0, k] > 0.5 * (low + high)[k] else high[k]
         moved = (flow.to_base(u, other)[0] - flow.to_base(u, theta)[0]).abs()
         assert bool((moved > 1e-6).all())
+
+
+@every_config
+def test_second_derivatives_in_theta_equal_differences(name: str) -> None:
+    """Of each family; a spline has none where a knot crosses an event, which few of the events meet."""
+    flow, (u, theta) = flow_of(name), points(name, 60)
+    low, high = CONFIGS[name].nuisances.bounds(theta)
+
+    def slopes(t: Tensor) -> Tensor:
+        leaf = t.detach().requires_grad_(True)
+        return torch.autograd.grad(flow.log_prob_unit(u, leaf).sum(), leaf)[0] * (high - low)
+
+    if not theta.shape[-1]:
+        return
+    hessian = autograd_log_jet(lambda t: flow.log_prob_unit(u, t), theta)
+    exact = (hessian.hessian - hessian.gradient.unsqueeze(-1) * hessian.gradient.unsqueeze(-2)) * (high - low)
+    for k in range(theta.shape[-1]):
+        step = torch.zeros_like(low)
+        step[k] = 1e-5 * (high - low)[k]
+        difference = (slopes(theta + step) - slopes(theta - step)) / 2e-5
+        close = ((difference - exact[:, k] * (high - low)[k]).abs() < 1e-4 * (1 + difference.abs())).all(dim=-1)
+        assert float(close.double().mean()) > (0.9 if "spline" in name or "coupling" in name else 0.999)
 
 
 def test_the_autoregressive_order_is_kept() -> None:
