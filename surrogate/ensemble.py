@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.flow_source import FlowSource
-from surrogate.jet import Jet
+from surrogate.jet import Jet, mean_jet
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 
@@ -91,6 +91,10 @@ class EnsembleSource:
         """None: flows are smooth."""
         return {}
 
+    @property
+    def _shares(self) -> Tensor:
+        return torch.full((len(self.members),), 1.0 / len(self.members), dtype=torch.float64)
+
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the identities of the members."""
@@ -166,21 +170,8 @@ class EnsembleSource:
 
     def density_jet(self, x: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of f(x | theta), for x (*, D) and theta (*, K), broadcasting over *."""
-        return _mean([member.density_jet(x, theta, centre) for member in self.members])
+        return mean_jet([member.density_jet(x, theta, centre) for member in self.members], self._shares)
 
     def rate_jet(self, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta of mu(theta), for theta (*, K)."""
-        return _mean([member.rate_jet(theta, centre) for member in self.members])
-
-
-def _mean(jets: list[Jet]) -> Jet:
-    """Return the jet of the mean of the functions."""
-    log_scales = torch.stack([jet.log_scale for jet in jets])
-    top = log_scales.max(dim=0).values
-    scale = torch.where(torch.isfinite(top), torch.exp(log_scales - top), 1.0) / len(jets)
-    return Jet(
-        top,
-        (scale * torch.stack([jet.value for jet in jets])).sum(dim=0),
-        (scale.unsqueeze(-1) * torch.stack([jet.gradient for jet in jets])).sum(dim=0),
-        (scale[..., None, None] * torch.stack([jet.hessian for jet in jets])).sum(dim=0),
-    )
+        return mean_jet([member.rate_jet(theta, centre) for member in self.members], self._shares)
