@@ -10,128 +10,30 @@ convergence is cubic. Conditional fits start from the tangent of the previous on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.crossing_records import Critical, CrossingCollector, Crossings, CrossingStatus
+from inference.crossing_state import FIRST_STEP, Anchor, Search, updated
 from inference.likelihood import Likelihood
-from inference.rows import put_rows, take_rows
+from inference.rows import take_rows
 from inference.tangent import profile_tangent
 
 #: The search ends when the next move is below this fraction of the distance to the best fit; it is made without a fit.
 MOVE = 3e-5
 #: And when t is this close to the critical value, as a fraction of it.
 CLOSE = 1e-3
-#: Largest outward step, in distances from the best fit; it doubles with every further step.
-EXPANSION = 3.0
 #: Relative width at which a bracket has closed; t jumps there.
 NARROW = 1e-10
-#: Halvings of a bracket after which fits are made from several starts, and from how many.
-HALVINGS = 4
+#: Start points of fits where t seems to jump.
 JUMP_STARTS = 5
 #: A conditional fit whose t lies below this has found a better maximum than the free fit.
 BETTER = -1e-6
 #: Most conditional fits of one search.
 MOST_FITS = 40
-
-
-@dataclass(frozen=True)
-class _Anchor:
-    """A point on the profile with its local parabola.
-
-    ``excess`` is t - c at ``mu``, ``slope`` and ``curvature`` its derivatives; ``values`` are the parameters there, and
-    move along ``direction`` with mu.
-    """
-
-    mu: Tensor
-    excess: Tensor
-    slope: Tensor
-    curvature: Tensor
-    values: Tensor
-    direction: Tensor
-
-    def root(self, sign: Tensor) -> Tensor:
-        """Return the signed move (A,) to the root of the parabola; NaN or infinite where it has none."""
-        outward = sign * self.slope
-        inside = outward.square() - 2 * self.curvature * self.excess
-        return sign * (-2 * self.excess / (outward + inside.sqrt()))
-
-    def follow(self, mu: Tensor) -> Tensor:
-        """Return the parameters (A, P) at another mu, along the tangent."""
-        return self.values + (mu - self.mu).unsqueeze(-1) * self.direction
-
-
-@dataclass(frozen=True)
-class _Search:
-    """The searches that go on: t is below c at ``inner``, and above at ``outer`` where that is finite."""
-
-    index: Tensor
-    best: FitBatch
-    mu_hat: Tensor
-    sign: Tensor
-    bound: Tensor
-    inner: _Anchor
-    outer: _Anchor
-    critical: Tensor
-    expansions: Tensor
-    halvings: Tensor
-
-    @property
-    def bracketed(self) -> Tensor:
-        """Whether a point beyond the crossing is known (A,)."""
-        return torch.isfinite(self.outer.mu)
-
-    @property
-    def suspicious(self) -> Tensor:
-        """Whether a bracket closes by halves only (A,): t jumps, and its outer end may be a lower maximum."""
-        return self.bracketed & (self.halvings == HALVINGS)
-
-    @property
-    def middle(self) -> Tensor:
-        """Middle of the bracket (A,)."""
-        return 0.5 * (self.inner.mu + self.outer.mu)
-
-    @property
-    def close(self) -> Tensor:
-        """Whether t has come near the critical value on the inner side (A,)."""
-        return self.inner.excess.abs() <= 0.1 * self.critical
-
-    def within(self, mu: Tensor) -> Tensor:
-        """Return whether mu (A,) lies strictly between inner and outer; false for NaN."""
-        return (self.sign * (mu - self.inner.mu) > 0) & (self.sign * (mu - self.outer.mu) < 0)
-
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Return the next mu (A,) and where its fit starts (A, P)."""
-        outwards = self._outwards()
-        from_inner = self.inner.mu + self.inner.root(self.sign)
-        from_outer = self.outer.mu + self.outer.root(self.sign)
-        good_inner, good_outer = self.within(from_inner), self.within(from_outer)
-        use_outer = good_outer & (~good_inner | (self.outer.excess.abs() < self.inner.excess.abs()))
-        between = torch.where(use_outer, from_outer, torch.where(good_inner, from_inner, self.middle))
-        between = torch.where(self.suspicious, self.outer.mu, between)
-        use_outer = use_outer & ~self.suspicious
-        mu = torch.where(self.bracketed, between, outwards)
-        mu = torch.where(self.sign * (mu - self.bound) >= 0, self.bound, mu)
-        # The inner branch of the profile is connected to the best fit; the outer one may be another, lower maximum.
-        start = torch.where(use_outer.unsqueeze(-1), self.outer.follow(mu), self.inner.follow(mu))
-        return mu, start
-
-    def _outwards(self) -> Tensor:
-        """Return the next mu without a bracket: the root of the parabola, within a reach that grows; else the bound."""
-        target = self.inner.mu + self.inner.root(self.sign)
-        distance = (self.inner.mu - self.mu_hat).abs()
-        reach = self.inner.mu + self.sign * distance * EXPANSION * 2.0**self.expansions
-        ahead = torch.isfinite(target) & (self.sign * (target - self.inner.mu) > 0)
-        far = ~ahead | (self.sign * (target - reach) > 0)
-        # Where t flattens out the parabola's root stays near; a search that is not yet close goes on by doubling.
-        doubled = self.inner.mu + self.sign * distance
-        lags = (self.expansions >= 2) & ~self.close & (self.sign * (target - doubled) < 0)
-        moved = distance > 0
-        target = torch.where(moved & far, reach, torch.where(moved & lags, doubled, target))
-        return torch.where(moved | ahead, target, self.bound)
 
 
 def _critical(critical: Critical, mu: Tensor) -> Tensor:
@@ -200,7 +102,7 @@ class CrossingFinder:
         result.status[search.index] = int(CrossingStatus.FAILED)
         return result.crossings()
 
-    def _start(self, best: FitBatch, mu_hat: Tensor, sign: Tensor, bound: Tensor) -> _Search:
+    def _start(self, best: FitBatch, mu_hat: Tensor, sign: Tensor, bound: Tensor) -> Search:
         anchor = self._anchor(best, mu_hat, -_critical(self.critical, mu_hat), (bound - mu_hat).abs().clamp(max=1.0))
         # Inside the bounds the slope at the maximum is rounding; on a bound it points outwards of the maximum.
         inner = replace(
@@ -211,14 +113,16 @@ class CrossingFinder:
         outer = replace(anchor, mu=sign * torch.full_like(mu_hat, torch.inf), excess=torch.full_like(mu_hat, torch.inf))
         index = torch.arange(len(mu_hat), device=mu_hat.device)
         none = torch.zeros_like(index)
-        return _Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, -inner.excess, none, none)
+        alone = (-best.hessian[:, self.column, self.column]).clamp_min(0.0).rsqrt()
+        first = FIRST_STEP * (-inner.excess).sqrt() * alone
+        return Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, -inner.excess, first, none, none)
 
-    def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor) -> _Anchor:
+    def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor) -> Anchor:
         tangent = profile_tangent(fits, self.column)
         slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size)
-        return _Anchor(mu, excess, slope, -2 * tangent.curvature, fits.values, tangent.direction)
+        return Anchor(mu, excess, slope, -2 * tangent.curvature, fits.values, tangent.direction)
 
-    def _step(self, s: _Search, result: CrossingCollector) -> _Search:
+    def _step(self, s: Search, result: CrossingCollector) -> Search:
         """Make one conditional fit for every search; write down and drop those that end."""
         mu, start = s.next()
         open_ended = ~torch.isfinite(mu)
@@ -233,7 +137,7 @@ class CrossingFinder:
         result.write(s.index, mu, t, c, fits)
         anchor = self._anchor(fits, mu, t - c, (mu - s.mu_hat).abs())
         stopped = (mu == s.bound) & (t < c)
-        s = _updated(s, anchor, c)
+        s = updated(s, anchor, c)
         better = t < BETTER
         found = self._finish(s, anchor, c, better, result)
         result.better[s.index] = better
@@ -242,7 +146,7 @@ class CrossingFinder:
         result.end(s.index, lost | better, CrossingStatus.FAILED)
         return take_rows(s, ~(found | stopped | lost | better))
 
-    def _fit(self, s: _Search, mu: Tensor, start: Tensor) -> FitBatch:
+    def _fit(self, s: Search, mu: Tensor, start: Tensor) -> FitBatch:
         """Return conditional fits, from several starts where t seems to jump."""
         fits = fit_batch(self.likelihood, {**self.fixed, self.poi: mu}, s.best.rows, start, self.options)
         jumps = s.suspicious.nonzero().flatten()
@@ -253,9 +157,7 @@ class CrossingFinder:
         at: dict[str, float | Tensor] = {**self.fixed, self.poi: mu[jumps]}
         return fits.put(jumps, fit_batch(self.likelihood, at, s.best.rows[jumps], start[jumps], options))
 
-    def _finish(
-        self, s: _Search, anchor: _Anchor, critical: Tensor, better: Tensor, result: CrossingCollector
-    ) -> Tensor:
+    def _finish(self, s: Search, anchor: Anchor, critical: Tensor, better: Tensor, result: CrossingCollector) -> Tensor:
         """Write down the searches that are as good as at their crossing; return which (A,)."""
         move = anchor.root(s.sign)
         small = (anchor.excess.abs() <= CLOSE * critical.abs()) & (move.abs() <= MOVE * (anchor.mu - s.mu_hat).abs())
@@ -266,24 +168,3 @@ class CrossingFinder:
         crossed = _critical(self.critical, anchor.mu[found] + move)
         result.finish(s.index[found], move, anchor.direction[found], s.best.log_likelihood[found], crossed)
         return found
-
-
-def _updated(s: _Search, anchor: _Anchor, critical: Tensor) -> _Search:
-    """Return the searches with the new points as inner or outer ends of their brackets.
-
-    A suspicious outer end that turns out to lie below the critical value opens the bracket again.
-    """
-    beyond = (anchor.excess >= 0).nonzero().flatten()
-    before = (~(anchor.excess >= 0)).nonzero().flatten()
-    outer = put_rows(s.outer, beyond, take_rows(anchor, beyond))
-    reopened = s.suspicious & ~(anchor.excess >= 0)
-    unknown = s.sign * torch.full_like(s.mu_hat, torch.inf)
-    halved = s.bracketed & ((anchor.mu == s.middle) | s.suspicious)
-    return replace(
-        s,
-        inner=put_rows(s.inner, before, take_rows(anchor, before)),
-        outer=replace(outer, mu=torch.where(reopened, unknown, outer.mu)),
-        critical=critical,
-        expansions=s.expansions + (~s.bracketed & (s.inner.mu != s.mu_hat)),
-        halvings=torch.where(reopened, 0, s.halvings + halved.long()),
-    )

@@ -1,0 +1,33 @@
+"""Random models on random data: a right answer, or a status that says why there is none; see :mod:`fuzzing`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fuzzing import FuzzCounts, fuzz
+
+#: Fits of 10,000 that may end without convergence.
+ALLOWED = 1
+
+
+def check(counts: FuzzCounts) -> None:
+    """Nothing is wrong, and searches are short."""
+    lost = counts.faults.pop("not converged", [])
+    assert not counts.faults
+    assert len(lost) <= ALLOWED
+    assert np.mean(counts.conditional_fits) < 4
+    assert np.percentile(counts.conditional_fits, 99) <= 12
+    assert max(counts.reach) < 100
+
+
+@pytest.mark.parametrize("first", range(0, 8, 4))
+def test_hundreds_of_fuzzed_fits(first: int) -> None:
+    check(fuzz(range(first, first + 4)))
+
+
+@pytest.mark.slow
+def test_ten_thousand_fuzzed_fits() -> None:
+    counts = fuzz(range(1000, 1400))
+    assert counts.fits == 10_000
+    assert min(counts.cases.values()) > 100
+    check(counts)
