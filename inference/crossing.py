@@ -113,7 +113,7 @@ class CrossingFinder:
         outer = replace(anchor, mu=sign * torch.full_like(mu_hat, torch.inf), excess=torch.full_like(mu_hat, torch.inf))
         index = torch.arange(len(mu_hat), device=mu_hat.device)
         none = torch.zeros_like(index)
-        alone = (-best.hessian[:, self.column, self.column]).clamp_min(0.0).rsqrt()
+        alone = best.hessian[:, self.column, self.column].abs().rsqrt()
         first = FIRST_STEP * (-inner.excess).sqrt() * alone
         return Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, -inner.excess, first, none, none)
 
