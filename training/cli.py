@@ -16,9 +16,13 @@ from surrogate.atomic import write_json
 from surrogate.checkpoint import describe_checkpoint
 from surrogate.errors import ConfigError
 from training.criteria import Thresholds
+from training.plots import save_figure
 from training.progress import SimulationBar
 from training.simulation import simulate_to_file
 from training.simulator_config import read_simulation
+from training.template_plots import plot_templates
+from training.template_validation import TemplateComparison, compare_with_templates
+from training.threads import torch_threads
 from training.truth import TruthComparison, compare_with_truth
 from training.validation import ValidationRecord
 from training.validation_job import validate_checkpoint
@@ -63,13 +67,29 @@ def validate(
     truth: Annotated[
         list[Path] | None, typer.Option(help="Compare with files of exact densities or rates instead.")
     ] = None,
+    templates: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|YAML",
+            help="Compare with binned templates instead: those of the training, or of a description.",
+        ),
+    ] = None,
+    exposure: Annotated[float, typer.Option(help="Of the pulls against templates, in tonne-years.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     json_file: JsonOption = None,
 ) -> int:
     """Certify a surrogate against fresh events.
 
-    Exit code 1 if it fails; the certificate, either way, goes into the checkpoint.
+    Exit code 1 if it fails; the certificate, either way, goes into the checkpoint. Comparisons with templates and with
+    exact densities leave the certificate alone.
     """
+    if templates is not None:
+        with torch_threads(threads):
+            compared = compare_with_templates(checkpoint, templates, exposure)
+        if figures is not None:
+            save_figure(plot_templates(compared), figures / "templates.png")
+        _report(compared.to_dict(), json_file, _template_table(compared))
+        return 0
     if truth:
         comparisons = [compare_with_truth(checkpoint, path) for path in truth]
         tables = [_truth_table(comparison) for comparison in comparisons]
@@ -126,6 +146,20 @@ def _validation_table(record: ValidationRecord) -> Table:
     for c in record.criteria:
         mark = "[green]ok[/]" if c.passed else "[red]fails[/]"
         table.add_row(c.name, f"{c.value:.5f}", f"{c.error:.5f}", f"{c.threshold:g}", f"{c.limit:.5f}", mark)
+    return table
+
+
+def _template_table(comparison: TemplateComparison) -> Table:
+    bins = " x ".join(str(n) for n in comparison.bins.values())
+    table = Table(title=f"{comparison.checkpoint}: {bins} bins, exposure {comparison.exposure:g}")
+    for heading in ("anchors", "of", "number", "rate, rms", "shape, rms", "chi2, mean", "largest", "largest pull"):
+        table.add_column(heading, justify="left" if heading in ("anchors", "of") else "right")
+    for row in comparison.summary():
+        deviations = f"{100 * row['rate_rms']:.3f} %", f"{100 * row['shape_rms']:.3f} %"
+        chi2 = f"{row['chi2_mean']:.2g}", f"{row['chi2_largest']:.2g}"
+        table.add_row(row["anchors"], row["of"], str(row["number"]), *deviations, *chi2, f"{row['largest_pull']:+.2g}")
+    if comparison.outside:
+        table.caption = f"{comparison.outside} anchors lie outside the ranges of the surrogate"
     return table
 
 

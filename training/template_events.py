@@ -116,6 +116,19 @@ def _inside(x: Tensor, space: ObservableSpace) -> np.ndarray:
     return x.float().clamp(low, high).numpy()
 
 
+def drawn_events(draw: TemplateDraw, n_events: int, seed: int) -> tuple[UnitEvents, BlockCounts]:
+    """Return about n_events of a training's templates that it has never seen, and counts that stand for the rates."""
+    source = draw.read(draw.keep)
+    counts = anchor_counts(source, COUNTED)
+    per_anchor = max(n_events // int((counts.n_accepted > 0).sum()), 1)
+    return _unit_events(source, draw.space(source.binning), per_anchor, generator_of(seed, 2)), counts
+
+
+def _unit_events(source: TemplateSource, space: ObservableSpace, n: int, generator: torch.Generator) -> UnitEvents:
+    x, anchor = draw_events(source, n, generator)
+    return UnitEvents(space.to_unit(x)[0].float(), anchor_points(source)[anchor].float(), torch.ones(len(x)))
+
+
 class TemplateSupply:
     """Training events drawn from templates while they are needed, new ones in each pass; those of a file are held out.
 
@@ -150,9 +163,7 @@ class TemplateSupply:
 
     def load(self, number: int, group: int) -> UnitEvents:
         """Draw the events of pass ``number``."""
-        x, anchor = draw_events(self._source, self._per_anchor, generator_of(*self._key, 1, number))
-        theta = anchor_points(self._source)[anchor]
-        return UnitEvents(self._space.to_unit(x)[0].float(), theta.float(), torch.ones(len(x)))
+        return _unit_events(self._source, self._space, self._per_anchor, generator_of(*self._key, 1, number))
 
     def held_out_events(self) -> UnitEvents:
         """Return the events of the file, evenly thinned."""

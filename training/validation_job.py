@@ -15,6 +15,8 @@ from training.event_set import EventSet
 from training.plots import save_figure, validation_figures
 from training.simulation_plan import SimulationPlan
 from training.simulator_config import SimulationFile
+from training.template_events import drawn_events
+from training.template_set import TemplateDraw
 from training.threads import torch_threads
 from training.validation import Effort, ValidationRecord, validate
 from training.validation_sample import FreshSample
@@ -42,7 +44,7 @@ def validate_checkpoint(
         Directory of the surrogate.
     events
         Event files that were not trained on; if none, the simulation that the surrogate was trained on is run with
-        another seed.
+        another seed, or events are drawn anew from its templates.
     n_events
         Accepted events to simulate, or to read at most.
     seed
@@ -57,8 +59,8 @@ def validate_checkpoint(
     Raises
     ------
     ConfigError
-        If there are no event files and the surrogate was not trained on a simulation, or the seed is that of the
-        training.
+        If there are no event files and the surrogate was trained neither on a simulation nor on templates, or the seed
+        is that of the training.
     DataError
         If the events are those of the training.
     """
@@ -74,8 +76,11 @@ def validate_checkpoint(
 
 
 def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) -> FreshSample:
-    """Return fresh events from files, or from the training's simulation with another seed."""
+    """Return fresh events from files, or from the training's simulation or templates with another seed."""
     record = read_record(checkpoint)
+    templates = record["metadata"].get("config", {}).get("data", {}).get("templates")
+    if not events and templates is not None:
+        return FreshSample(*drawn_events(TemplateDraw.model_validate(templates), n_events, seed))
     if not events:
         return FreshSample.simulate(fresh_plan(checkpoint, seed), n_events)
     with EventSet.open(list(events)) as opened:
@@ -98,7 +103,8 @@ def fresh_plan(checkpoint: Path, seed: int) -> SimulationPlan:
     block = read_record(checkpoint)["metadata"].get("config", {}).get("data", {}).get("simulate")
     if block is None:
         raise ConfigError(
-            f"{checkpoint}: was not trained on a simulation of this package; give fresh events by --events"
+            f"{checkpoint}: was trained neither on a simulation of this package nor on templates; give fresh events by "
+            "--events"
         )
     if block["seed"] == seed:
         raise ConfigError(f"seed = {seed} is that of the training; choose another")
