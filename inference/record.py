@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +30,21 @@ def number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _record_type(hint: Any) -> type | None:
-    """Return the record class in a type hint such as ``FitResult`` or ``FitResult | None``."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return next((t for t in options if isinstance(t, type) and is_dataclass(t)), None)
+def _record_type(hint: Any) -> type[Record] | None:
+    """Return the record class in a type hint: ``FitResult``, ``FitResult | None`` or ``tuple[FitResult, ...]``."""
+    origin = get_origin(hint)
+    options = get_args(hint) if origin in (Union, types.UnionType, tuple) else (hint,)
+    return next((t for t in options if isinstance(t, type) and issubclass(t, Record) and is_dataclass(t)), None)
+
+
+def _decoded(hint: Any, value: Any) -> Any:
+    """Return a field of plain data as its type hint wants it: records for mappings, tuples for lists."""
+    nested = _record_type(hint)
+    if nested is not None and isinstance(value, dict):
+        return nested.from_dict(value)
+    if nested is not None and isinstance(value, list | tuple):
+        return tuple(nested.from_dict(v) for v in value)
+    return _tuples(value)
 
 
 def _tuples(value: Any) -> Any:
@@ -78,16 +89,11 @@ class Record:
         for name in data:
             if name not in names:
                 raise DataError(unknown_name("field", name, names, cls.__name__))
-        missing = [name for name in names if name not in data]
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in data]  # type: ignore[arg-type]
         if missing:
             raise DataError(f"{cls.__name__}: field {', '.join(missing)} is missing")
         hints = get_type_hints(cls)
-        values = {}
-        for name, value in data.items():
-            nested = _record_type(hints[name])
-            is_record = nested is not None and issubclass(nested, Record) and isinstance(value, dict)
-            values[name] = nested._build(value) if is_record else _tuples(value)  # type: ignore[union-attr]
-        return cls(**values)
+        return cls(**{name: _decoded(hints[name], value) for name, value in data.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -146,6 +146,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     ),
     "inference": (
         "record",
+        "record_store",
         "rows",
         "polynomial",
         "constraint",
@@ -189,6 +190,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "asymptotics",
         "intervals",
         "expanded_fit",
+        "surrogate_error",
         "philox",
         "toys",
         "event_pool",
@@ -258,6 +260,7 @@ KNOWN_ONLY_TO: dict[str, set[str] | None] = {
         "training/event_adapters.py",
         "training/foreign_files.py",
         "inference/storage.py",
+        "inference/record_store.py",
         "inference/data_io.py",
         "inference/alea_results.py",
     },
