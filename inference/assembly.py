@@ -12,11 +12,12 @@ from inference.asymptotics import IntervalKind
 from inference.conversion import Conversion, Note
 from inference.parameters import ParameterSet
 from inference.science_run import RunSource, ScienceRun
-from inference.template_reader import PLACEHOLDER, SearchPath, TemplateReader, analysis_binning
+from inference.template_reader import PLACEHOLDER, RunName, SearchPath, TemplateReader, analysis_binning
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
 from surrogate.checkpoint import load_checkpoint, read_certificate
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.file_names import fill
 from surrogate.observables import ObservableSpace
 from surrogate.source import Source
 
@@ -170,11 +171,13 @@ class Assembler:
         if config.surrogate is not None:
             if config.template_filename is not None:
                 raise ConfigError(f"{place}: has both 'surrogate' and 'template_filename'; remove one")
-            path = self.search.find(config.surrogate, f"{place}.surrogate")
+            fields = {**self.reader.constants, "run": RunName(term.name)}
+            checkpoint = fill(config.surrogate, fields, f"{place}.surrogate")
+            path = self.search.find(checkpoint, f"{place}.surrogate")
             source = load_checkpoint(path)
             certificate = read_certificate(path)
             if certificate is None or not certificate.passed:
-                self.uncertified.append(f"{term.name}/{config.name} ({config.surrogate})")
+                self.uncertified.append(f"{term.name}/{config.name} ({checkpoint})")
             if term.likelihood_type == "unbinned":
                 return source
             if binning is None:

@@ -303,6 +303,15 @@ def test_nuisances_can_be_renamed_and_held(tmp_path: Path) -> None:
     assert StatisticalModel.from_config(held).runs[1].sources[2].drivers == (0.5,)
 
 
+def test_the_name_of_a_surrogate_may_hold_constants(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp_20_sr1")
+    path = surrogate_model(tmp_path, surrogate="checkpoints/wimp_{wimp_mass}_{run:lower}")
+    model = StatisticalModel.from_config(path, nominal_values={"wimp_mass": 20})
+    assert model.nominal_values["wimp_mass"] == 20
+    with pytest.raises(ConfigError, match="checkpoints/wimp_50_sr1' was found in none"):
+        StatisticalModel.from_config(path, nominal_values={"wimp_mass": 50})
+
+
 @pytest.mark.parametrize(
     ("wimp", "message"),
     [

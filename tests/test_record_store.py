@@ -63,7 +63,8 @@ def test_any_record_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, t
 
 def test_results_come_back_and_are_plain_hdf5(tmp_path: Path) -> None:
     parameters, runs = counting_model(2.0, 3.0)
-    likelihood = Likelihood(parameters, runs, Dataset({"run": event_data(UNIT, torch.tensor([[0.2], [0.5], [0.7], [0.9]]))}, {}))
+    events = event_data(UNIT, torch.tensor([[0.2], [0.5], [0.7], [0.9]]))
+    likelihood = Likelihood(parameters, runs, Dataset({"run": events}, {}))
     interval, curve = confidence_interval(likelihood, "mu"), profile_curve(likelihood, "mu", [0.0, 1.0, 2.0])
     path = tmp_path / "limit.h5"
     write_records(path, interval=interval, profile=curve)
