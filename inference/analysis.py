@@ -22,8 +22,9 @@ from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.profile import profile_curve
 from inference.projections import Projection, Views, project
-from inference.results import FitResult, Interval, ProfileCurve
+from inference.results import FitResult, Interval, ProfileCurve, SurrogateError
 from inference.science_run import ScienceRun, expected_counts
+from inference.surrogate_error import surrogate_error
 from surrogate.errors import DataError, UncertifiedError
 
 
@@ -162,6 +163,10 @@ class Analysis:
     ) -> ProfileCurve:
         """Return the profile likelihood ratio of one parameter on a grid; fits start between those ``near``."""
         return profile_curve(self.likelihood, poi, grid, fixed, options, near)
+
+    def surrogate_error(self, fit: FitResult, interval: Interval | None = None) -> SurrogateError | None:
+        """Return what finite training of the sources adds to a fit and an interval; None if none was trained."""
+        return surrogate_error(self.likelihood, fit, interval)
 
     def require_certified(self) -> None:
         """Raise UncertifiedError if a surrogate has no valid certificate and that was not allowed."""

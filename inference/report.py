@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from inference.batch_fit import FitOptions
 from inference.parameters import ParameterSet
 from inference.plots import plot_profile, plot_projections, plot_pulls, plot_summary, save_figure
 from inference.projections import Views
-from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record
+from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record, SurrogateError
 from surrogate.atomic import replacing_file
 from surrogate.errors import ConfigError
 
@@ -82,7 +82,18 @@ def interval_lines(interval: Interval) -> list[str]:
         f"statistic {interval.statistic}, {interval.critical_values} critical value"
         + ("" if critical is None else f" {critical:.4f}")
     )
+    if interval.surrogate_error is not None:
+        lines += surrogate_lines(interval.surrogate_error)
     return [line for line, (_, end) in zip(lines, ends, strict=False) if end.status != "not_requested"] + lines[2:]
+
+
+def surrogate_lines(error: SurrogateError) -> list[str]:
+    """Return what finite training adds to the ends of an interval, one statement a line."""
+    bound = f"; at least, of {', '.join(error.incomplete)} not all is known" if error.incomplete else ""
+    ends = (("lower", error.lower), ("upper", error.upper))
+    return [
+        f"finite training moves the {side} limit by +- {size:.2g}{bound}" for side, size in ends if size is not None
+    ]
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -221,6 +232,7 @@ def fit_report(
 ) -> tuple[FitResult, ReportFiles]:
     """Fit and write the report; see :meth:`Analysis.fit_result`."""
     fit = analysis.fit_result(fixed)
+    fit = replace(fit, surrogate_error=analysis.surrogate_error(fit))
     return fit, write_report(directory, fit, analysis.views(fit.values), remarks=analysis.remarks())
 
 
@@ -235,6 +247,7 @@ def limit_report(
     """Set an interval and write the report; see :meth:`Analysis.interval`."""
     name = default_poi(analysis.parameters) if poi is None else poi
     interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
+    interval = replace(interval, surrogate_error=analysis.surrogate_error(interval.best_fit, interval))
     kinked = bool(analysis.likelihood.breakpoints)
     grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)
     known = [f for f in (interval.best_fit, interval.lower.fit, interval.upper.fit) if f is not None]

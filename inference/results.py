@@ -15,9 +15,34 @@ __all__ = [
     "ProfileError",
     "Provenance",
     "Record",
+    "SurrogateError",
     "number",
     "provenance",
 ]
+
+
+@dataclass(frozen=True)
+class SurrogateError(Record):
+    """Standard deviations of results that come from the finite training of the surrogates behind them.
+
+    Attributes
+    ----------
+    values
+        Free parameter -> that of its best fit.
+    lower, upper
+        Those of the ends of the interval; None where there is none.
+    by_source
+        Source -> result -> its share; shares add in squares.
+    incomplete
+        Sources of which only a part is known, so that the error is a lower bound: single flows, of which the rate's
+        error alone is, and ensembles that were all trained on the same events.
+    """
+
+    values: dict[str, float]
+    lower: float | None
+    upper: float | None
+    by_source: dict[str, dict[str, float]]
+    incomplete: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,8 @@ class FitResult(Record):
         How many start points were used, and how many of them ended converged at a lower maximum.
     provenance
         What made the result.
+    surrogate_error
+        What finite training adds to the errors; None where it was not asked for or no surrogate was trained.
     """
 
     values: dict[str, float]
@@ -66,6 +93,7 @@ class FitResult(Record):
     starts: int
     disagreeing_starts: int
     provenance: Provenance
+    surrogate_error: SurrogateError | None = None
 
     @property
     def success(self) -> bool:
@@ -199,6 +227,8 @@ class Interval(Record):
         How often a conditional fit found a higher maximum than the free fit, which was then repeated from there.
     provenance
         What made the result.
+    surrogate_error
+        What finite training adds to the errors; None where it was not asked for or no surrogate was trained.
     """
 
     parameter: str
@@ -211,6 +241,7 @@ class Interval(Record):
     best_fit: FitResult
     refits: int
     provenance: Provenance
+    surrogate_error: SurrogateError | None = None
 
     @property
     def success(self) -> bool:

@@ -1,0 +1,217 @@
+"""The error that finite training adds to fits and limits, against fits with each member in turn and closed forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from source_cases import NUISANCES, OBSERVABLES, flow_source, some_acceptance, theta_points
+
+from inference.constraints import GaussianConstraint
+from inference.data import Dataset, EventData, data_batch
+from inference.fit import fit
+from inference.intervals import confidence_interval
+from inference.likelihood import Likelihood
+from inference.parameters import Parameter, ParameterSet
+from inference.report import interval_lines
+from inference.results import FitResult, Interval
+from inference.science_run import RunSource, ScienceRun
+from inference.surrogate_error import surrogate_error
+from surrogate.ensemble import EnsembleSource, Sharing
+from surrogate.errors import RangeError
+from surrogate.flow_source import FlowSource
+from surrogate.nuisance import NuisanceSpace
+from surrogate.variations import is_complete, rate_directions, variations
+
+PARAMETERS = ParameterSet(
+    (
+        Parameter("livetime", "livetime", 1.0, fittable=False),
+        Parameter("signal", "rate", 1.0, 0.0, 50.0),
+        Parameter("background", "rate", 1.0, 0.0, 10.0),
+        Parameter("t_ly", "shape", 0.0, -3.0, 3.0),
+        Parameter("elife", "shape", 450.0, 250.0, 900.0),
+        Parameter("g1", "shape", 0.1, 0.08, 0.14),
+    ),
+    (
+        GaussianConstraint("background", 0.2, 1.0),
+        GaussianConstraint("t_ly", 1.0, 0.0),
+        GaussianConstraint("elife", 30.0, 450.0),
+        GaussianConstraint("g1", 0.003, 0.1),
+    ),
+)
+DRIVEN = {name: name for name in NUISANCES.names}
+
+
+def member(base: FlowSource, seed: int, size: float) -> FlowSource:
+    """A source whose flow differs a little from another."""
+    moved = FlowSource(base.flow, base.acceptance, base.generated_rate)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in moved.flow.parameters():
+            weight.add_(size * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
+    return moved
+
+
+def ensemble(seed: int, size: float, sharing: Sharing = "bootstrap", rate: float = 100.0) -> EnsembleSource:
+    base = flow_source(seed=seed)
+    base = FlowSource(base.flow, base.acceptance, rate)
+    return EnsembleSource(tuple(member(base, 10 * seed + k, size) for k in range(4)), sharing)
+
+
+def likelihood_of(signal, background, events: torch.Tensor, runs: int = 1) -> Likelihood:
+    science = tuple(
+        ScienceRun(
+            f"sr{k}",
+            OBSERVABLES,
+            (RunSource("wimp", signal, "signal", DRIVEN), RunSource("er", background, "background", DRIVEN)),
+            ("livetime",),
+        )
+        for k in range(runs)
+    )
+    centres = {name: PARAMETERS[name].nominal for name in ("background", "t_ly", "elife", "g1")}
+    return Likelihood(PARAMETERS, science, Dataset({run.name: EventData(events) for run in science}, centres))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    signal, background = ensemble(1, 0.003, rate=20.0), ensemble(2, 0.003, "none")
+    theta = NUISANCES.nominal()
+    generator = torch.Generator().manual_seed(3)
+    events = torch.cat([signal.sample(12, theta, generator), background.sample(40, theta, generator)])
+    return signal, background, events
+
+
+def test_moves_of_best_fits_and_limits_are_those_of_fits_with_each_member(problem):
+    signal, background, events = problem
+    nominal = likelihood_of(signal, background, events)
+    interval = confidence_interval(nominal, "signal", 0.9, "upper")
+    error = surrogate_error(nominal, interval.best_fit, interval)
+    assert error is not None
+    for label, source, factor in (("wimp", signal, 5 / 4), ("er", background, 1 / 4)):
+        refits = []
+        for one in source.members:
+            pair = (one, background) if label == "wimp" else (signal, one)
+            refits.append(confidence_interval(likelihood_of(*pair, events), "signal", 0.9, "upper"))
+        uppers = torch.tensor([r.upper.value for r in refits], dtype=torch.float64)
+        density = math.sqrt(factor) * float(uppers.std())
+        (variation,) = [v for v in variations(source, NUISANCES.nominal()[None]) if v.kind == "density"]
+        assert variation.factor == factor
+        whole = error.by_source[label]
+        if label == "er":  # its members share no events, and the rate of each is its own: nothing else is added
+            assert whole["upper"] == pytest.approx(density, rel=0.05)
+            for name in ("signal", "background", "t_ly", "elife", "g1"):
+                fits = torch.tensor([r.best_fit.values[name] for r in refits], dtype=torch.float64)
+                assert whole[name] == pytest.approx(math.sqrt(factor) * float(fits.std()), rel=0.05)
+        else:
+            assert whole["upper"] > density
+    total = math.hypot(*(share["upper"] for share in error.by_source.values()))
+    assert error.upper == pytest.approx(total, rel=1e-12)
+    assert error.incomplete == ()
+
+
+def test_the_error_of_the_rate_alone_is_that_of_fits_with_moved_acceptances(problem):
+    _, background, events = problem
+    single = flow_source(seed=1)
+    single = FlowSource(single.flow, single.acceptance, 20.0)
+    events = events[::2]
+    nominal = likelihood_of(single, background, events)
+    interval = confidence_interval(nominal, "signal", 0.9, "upper")
+    error = surrogate_error(nominal, interval.best_fit, interval)
+    assert error is not None
+    assert error.incomplete == ("wimp",)
+    # along each eigenvector of the covariance of all coefficients
+    acceptance = single.acceptance
+    variance, axes = torch.linalg.eigh(acceptance.covariance)
+    scale = max(1.0, acceptance.chi2 / acceptance.n_dof) if acceptance.n_dof else 1.0
+    squares = 0.0
+    for v, axis in zip(variance, axes.T, strict=True):
+        moved = replace(acceptance, coefficients=acceptance.coefficients + 0.1 * (scale * v).sqrt() * axis)
+        pair = likelihood_of(single.with_acceptance(moved), background, events)
+        upper = confidence_interval(pair, "signal", 0.9, "upper").upper.value
+        squares += ((upper - interval.upper.value) / 0.1) ** 2
+    assert error.by_source["wimp"]["upper"] == pytest.approx(math.sqrt(squares), rel=0.02)
+
+
+def test_a_limit_from_counting_moves_as_the_acceptance_does():
+    """One source without nuisances: the limit is inversely proportional to the acceptance."""
+    space = NuisanceSpace()
+    source = flow_source(nuisances=space)
+    theta = torch.zeros(0, dtype=torch.float64)
+    source = FlowSource(source.flow, some_acceptance(space), 10.0 / float(source.acceptance.acceptance(theta)))
+    parameters = ParameterSet(
+        (Parameter("livetime", "livetime", 1.0, fittable=False), Parameter("signal", "rate", 1.0, 0.0, 50.0))
+    )
+    run = ScienceRun("sr0", OBSERVABLES, (RunSource("wimp", source, "signal", {}),), ("livetime",))
+    events = source.sample(7, theta, torch.Generator().manual_seed(1))
+    likelihood = Likelihood(parameters, (run,), Dataset({"sr0": EventData(events)}, {}))
+    interval = confidence_interval(likelihood, "signal", 0.9)
+    error = surrogate_error(likelihood, interval.best_fit, interval)
+    assert error is not None
+    relative = float(source.expected_events_std(theta) / source.expected_events(theta))
+    assert error.upper == pytest.approx(interval.upper.value * relative, rel=1e-6)
+    assert error.lower == pytest.approx(interval.lower.value * relative, rel=1e-6)
+    assert error.values["signal"] == pytest.approx(interval.best_fit.values["signal"] * relative, rel=1e-6)
+
+
+def test_a_source_in_two_runs_moves_in_both_together(problem):
+    signal, background, events = problem
+    once = likelihood_of(signal, background, events)
+    twice = likelihood_of(signal, background, events, runs=2)
+    first, second = (surrogate_error(lk, fit(lk)) for lk in (once, twice))
+    assert first is not None
+    assert second is not None
+    assert set(second.by_source) == {"wimp", "er"}
+    assert first.lower is None
+    # twice the same data: the best fits move by about as much, not by less
+    for name in ("signal", "background"):
+        assert second.values[name] == pytest.approx(first.values[name], rel=0.5)
+
+
+def test_few_directions_hold_the_whole_covariance_of_the_rate():
+    acceptance = some_acceptance(NUISANCES)
+    theta = theta_points(NUISANCES, 2, seed=4)
+    directions = rate_directions(acceptance, theta)
+    assert len(directions) <= 8
+    values = acceptance.basis.values(theta)
+    slopes = torch.sigmoid(-(values @ acceptance.coefficients)).unsqueeze(-1) * values
+    scale = max(1.0, acceptance.chi2 / acceptance.n_dof) if acceptance.n_dof else 1.0
+    whole = scale * slopes @ acceptance.covariance @ slopes.T
+    effects = slopes @ directions.T
+    assert torch.allclose(effects @ effects.T, whole, rtol=1e-5)
+    assert torch.allclose(whole.diagonal().sqrt(), acceptance.std(theta) / acceptance.acceptance(theta), rtol=1e-10)
+
+
+def test_variations_and_what_they_leave_out():
+    shared, fresh = ensemble(1, 0.01, "all"), ensemble(1, 0.01, "none")
+    theta = NUISANCES.nominal()[None]
+    assert [v.kind for v in variations(shared, theta)] == ["density", "rate"]
+    assert [v.kind for v in variations(fresh, theta)] == ["density"]
+    assert [v.kind for v in variations(shared.members[0], theta)] == ["rate"]
+    assert [is_complete(s) for s in (shared, fresh, shared.members[0], ensemble(1, 0.0))] == [False, True, False, True]
+    moved = shared.members[0].with_acceptance(some_acceptance(NUISANCES, seed=9))
+    assert moved.identity != shared.members[0].identity
+    assert moved.flow is shared.members[0].flow
+
+
+def test_records_come_back_and_are_told(problem):
+    signal, background, events = problem
+    likelihood = likelihood_of(signal, background, events)
+    interval = confidence_interval(likelihood, "signal", 0.9)
+    told = replace(interval, surrogate_error=surrogate_error(likelihood, interval.best_fit, interval))
+    assert Interval.from_json(told.to_json()) == told
+    assert not any("finite training" in line for line in interval_lines(interval))
+    assert sum("finite training" in line for line in interval_lines(told)) >= 1
+    older = {k: v for k, v in fit(likelihood).to_dict().items() if k != "surrogate_error"}
+    assert FitResult.from_dict(older).surrogate_error is None
+
+
+def test_several_data_sets_are_refused(problem):
+    signal, background, events = problem
+    likelihood = likelihood_of(signal, background, events)
+    best = fit(likelihood)
+    data = Dataset({"sr0": EventData(events)}, {n: PARAMETERS[n].nominal for n in PARAMETERS.ancillary_names})
+    pair = Likelihood(PARAMETERS, likelihood.runs, data_batch(PARAMETERS, likelihood.runs, [data, data]))
+    with pytest.raises(RangeError, match="needs one data set, got 2"):
+        surrogate_error(pair, best)
