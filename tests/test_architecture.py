@@ -60,6 +60,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "acceptance",
         "flow_source",
         "ensemble",
+        "variations",
         "jet_algebra",
         "quadrature",
         "response",
