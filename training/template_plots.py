@@ -46,7 +46,9 @@ def _draw_spread(axes: Axes, comparison: TemplateComparison) -> None:
     reach = max(1e-3, *(float(np.quantile(np.abs(values), 0.99)) for _, values, _ in drawn))
     bins = np.linspace(-reach, reach, 61)
     for (word, values, weights), style in zip(drawn, ("-", "--", ":"), strict=False):
-        axes.hist(values, bins=bins.tolist(), weights=weights, histtype="step", color=SURROGATE, ls=style, lw=1.4, label=word)
+        axes.hist(
+            values, bins=bins.tolist(), weights=weights, histtype="step", color=SURROGATE, ls=style, lw=1.4, label=word
+        )
     axes.set(xlabel="surrogate / template - 1, per bin [%]", ylabel="share of expected events")
     axes.legend(frameon=False, fontsize=8, title="anchors")
 
