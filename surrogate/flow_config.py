@@ -36,8 +36,8 @@ class FlowConfig:
     nuisances
         The parameters theta, in the order of the columns of theta.
     family
-        ``logistic_mixture`` (default, smooth), ``histogram`` (constant in the bins of observables on the scale
-        ``bins``), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
+        ``logistic_mixture`` (default, smooth), ``histogram`` (constant in cells, for observables on the scales ``bins``
+        and ``counts`` alone), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
     components
         Components of each mixture, or bins of each spline; a histogram has the bins of its observables.
     hidden, blocks
@@ -105,11 +105,12 @@ class FlowConfig:
         return tuple(sorted(range(len(names)), key=lambda d: names[d] not in COORDINATES))
 
     def _check_bins(self) -> None:
-        unbinned = [o.name for o in self.observables.observables if o.scale != "bins"]
+        unbinned = [o.name for o in self.observables.observables if not o.cells]
         if unbinned:
             raise ConfigError(
-                f"flow: family 'histogram' needs observables on the scale 'bins', but {', '.join(unbinned)} "
-                f"{'is' if len(unbinned) == 1 else 'are'} not; give bin edges or take 'logistic_mixture'"
+                f"flow: family 'histogram' needs observables on the scale 'bins' or 'counts', but "
+                f"{', '.join(unbinned)} {'is' if len(unbinned) == 1 else 'are'} not; give bin edges or take "
+                "'logistic_mixture'"
             )
         if self.layers > 1:
             raise ConfigError(f"flow: layers = {self.layers}, but family 'histogram' is exact with one")

@@ -152,6 +152,9 @@ CASES: dict[str, Case] = {
         lambda: flow_source("histogram", observables=BINNED, kinks=KINKS), even(2, 12), nodes=1, tolerance=1e-12
     ),
     "mixture with counts": Case(lambda: flow_source(observables=HITS, kinks=KINKS), even(2, 8), nodes=6),
+    "histogram of counts": Case(
+        lambda: flow_source("histogram", observables=ObservableSpace(HITS.observables[:1])), even(1, 8), nodes=2
+    ),
     "coupling spline with counts": Case(
         lambda: flow_source("spline_coupling", layers=2, observables=HITS), even(2, 40), nodes=2, tolerance=1e-3
     ),
