@@ -70,7 +70,7 @@ def test_events_lie_in_their_bins(folder: Path) -> None:
 
 def test_counts_give_the_rates(folder: Path) -> None:
     source = draw(folder).read()
-    counts = anchor_counts(source, 1_000_000)
+    counts = anchor_counts(source, 1_000_000, generated_rate(source))
     mu = generated_rate(source) * counts.n_accepted.double() / counts.n_generated
     assert torch.allclose(mu, source.expected_events(anchor_points(source)), rtol=1e-6)
 

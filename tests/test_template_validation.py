@@ -14,6 +14,8 @@ import yaml
 import xeflow
 from surrogate.errors import ConfigError, RangeError
 from training.template_validation import compare_with_templates, deviation
+from training.validation_density import normalisation
+from training.validation_job import validate_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,23 @@ def test_smooth_densities_are_integrated(tmp_path: Path) -> None:
     assert all(a.morphing is None for a in found.anchors)
     with pytest.raises(ConfigError, match="was not trained on templates"):
         compare_with_templates(path, tmp_path)
+
+
+def test_a_histogram_sums_to_one(folder: Path) -> None:
+    theta = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    assert normalisation(template_cases.surrogate(spread=0.5).flow, theta) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_fresh_draws_certify_a_surrogate_of_templates(folder: Path, tmp_path: Path) -> None:
+    """One that made the templates passes; one of another shape and the same rate fails by its shape alone."""
+    block = template_cases.description(folder)
+    own = template_cases.write_checkpoint(tmp_path / "own", template_cases.surrogate(spread=0.5), block)
+    assert validate_checkpoint(own, [], 30_000, seed=1).passed
+    other = template_cases.write_checkpoint(tmp_path / "other", template_cases.surrogate(spread=0.3), block)
+    failed = {c.name for c in validate_checkpoint(other, [], 30_000, seed=1).criteria if not c.passed}
+    assert "projection" in failed
+    assert not failed & {"normalisation", "rate"}
 
 
 def test_the_verb_prints_writes_and_draws(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

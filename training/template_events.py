@@ -76,10 +76,20 @@ def generated_rate(source: TemplateSource) -> float:
     return HEADROOM * largest
 
 
-def anchor_counts(source: TemplateSource, n: int) -> BlockCounts:
-    """Return counts of n accepted events per anchor, none where the rate is 0, that give its rate exactly."""
+def anchor_counts(source: TemplateSource, n: int, rate: float) -> BlockCounts:
+    """Return counts of n accepted events per anchor, none where its mu is 0, with mu = rate n_accepted/n_generated.
+
+    Parameters
+    ----------
+    source
+        The templates.
+    n
+        Accepted events.
+    rate
+        Rate of generated events per unit exposure, above that of any template.
+    """
     theta = anchor_points(source)
-    mu, rate = source.expected_events(theta), generated_rate(source)
+    mu = source.expected_events(theta)
     full = mu > 0
     generated = torch.where(full, n * rate / mu.clamp(min=rate * 1e-12), n).round().long()
     return BlockCounts(theta, generated, torch.where(full, n, 0))
@@ -95,14 +105,15 @@ def write_template_events(draw: TemplateDraw, path: Path) -> int:
     """
     source = draw.read(draw.keep)
     x, anchor = draw_events(source, draw.events, generator_of(draw.seed))
-    counts = anchor_counts(source, draw.events)
+    rate = generated_rate(source)
+    counts = anchor_counts(source, draw.events, rate)
     space = draw.space(source.binning)
     metadata: Mapping[str, Any] = {
         "templates": draw.model_dump(mode="json"),
         "templates_sha256": source.identity,
         "seed": draw.seed,
     }
-    schema = EventSchema(space, draw.nuisance_space(draw.keep), generated_rate(source), metadata)
+    schema = EventSchema(space, draw.nuisance_space(draw.keep), rate, metadata)
     blocks = Blocks(counts.theta.numpy(), counts.n_generated.numpy(), counts.n_accepted.numpy())
     writer = EventWriter(path, schema, metadata)
     writer.write(0, Segment(blocks, _inside(x, space), anchor.numpy().astype(np.int32)))
@@ -116,10 +127,13 @@ def _inside(x: Tensor, space: ObservableSpace) -> np.ndarray:
     return x.float().clamp(low, high).numpy()
 
 
-def drawn_events(draw: TemplateDraw, n_events: int, seed: int) -> tuple[UnitEvents, BlockCounts]:
-    """Return about n_events of a training's templates that it has never seen, and counts that stand for the rates."""
+def drawn_events(draw: TemplateDraw, n_events: int, seed: int, rate: float) -> tuple[UnitEvents, BlockCounts]:
+    """Return about n_events of a training's templates that it has never seen, and counts that stand for their rates.
+
+    ``rate`` is that of generated events, to which the counts refer.
+    """
     source = draw.read(draw.keep)
-    counts = anchor_counts(source, COUNTED)
+    counts = anchor_counts(source, COUNTED, rate)
     per_anchor = max(n_events // int((counts.n_accepted > 0).sum()), 1)
     return _unit_events(source, draw.space(source.binning), per_anchor, generator_of(seed, 2)), counts
 
@@ -154,10 +168,11 @@ class TemplateSupply:
         self._space = draw.space(self._source.binning)
         if self._space != events.observables or draw.nuisance_space(draw.keep) != events.nuisances:
             raise ConfigError("data: the templates block and the event file describe different observables or ranges")
-        if generated_rate(self._source) != events.generated_rate:
+        self._rate = generated_rate(self._source)
+        if self._rate != events.generated_rate:
             raise ConfigError("data: the event file was drawn from other templates; remove it, and it is drawn anew")
         self._events, self._key = events, (draw.seed, seed)
-        full = int((anchor_counts(self._source, 1).n_accepted > 0).sum())
+        full = int((anchor_counts(self._source, 1, self._rate).n_accepted > 0).sum())
         self._per_anchor = max(GROUP // full, 1)
         self.group_size = self._per_anchor * full
 
@@ -179,4 +194,4 @@ class TemplateSupply:
 
     def counts(self) -> BlockCounts:
         """Return counts that stand for the rates of the templates, which are known."""
-        return anchor_counts(self._source, COUNTED)
+        return anchor_counts(self._source, COUNTED, self._rate)

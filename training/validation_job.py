@@ -80,7 +80,8 @@ def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) 
     record = read_record(checkpoint)
     templates = record["metadata"].get("config", {}).get("data", {}).get("templates")
     if not events and templates is not None:
-        return FreshSample(*drawn_events(TemplateDraw.model_validate(templates), n_events, seed))
+        rate = record["members"][0]["generated_rate"]
+        return FreshSample(*drawn_events(TemplateDraw.model_validate(templates), n_events, seed, rate))
     if not events:
         return FreshSample.simulate(fresh_plan(checkpoint, seed), n_events)
     with EventSet.open(list(events)) as opened:
