@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surrogate.errors import ConfigError, DataError
+from surrogate.errors import ConfigError
 from surrogate.spectrum import Spectrum
+from surrogate.tables import read_table
 
 ELECTRON_MASS = 510.99895
 """keV (CODATA 2018)."""
@@ -108,33 +107,24 @@ def beta_spectrum(
 
 
 def table_spectrum(path: Path) -> Spectrum:
-    """Read a spectrum from CSV: two columns, energy in keV and dR/dE in events per (tonne year keV).
+    """Read a spectrum from a table of energy in keV and dR/dE in events per (tonne year keV).
 
-    A first row that is not numeric is taken as the header; lines beginning with ``#`` are skipped.
+    A JSON file with ``coordinate_name: cdf`` holds the cumulative share of the events instead, at the energies ``map``,
+    and ``rate`` in events per tonne-year; with ``pdf`` it holds the shape (data release of arXiv:2409.17868).
 
     Raises
     ------
     DataError
-        If the file cannot be read or a row does not hold two numbers.
+        If the file cannot be read.
     ConfigError
         If the table is not a spectrum (see :class:`Spectrum`).
     """
-    try:
-        with path.open(newline="") as lines:
-            rows = list(_numeric_rows(path, csv.reader(line for line in lines if not line.lstrip().startswith("#"))))
-    except OSError as error:
-        raise DataError(f"spectrum table {path}: {error.strerror}") from error
-    if not rows:
-        raise DataError(f"spectrum table {path}: no rows; expected two columns, energy [keV] and dR/dE [1/(t yr keV)]")
-    energy, density = zip(*rows, strict=True)
-    return Spectrum(path.stem, energy, density)
-
-
-def _numeric_rows(path: Path, rows: Iterable[list[str]]) -> Iterable[tuple[float, float]]:
-    for number, row in enumerate(row for row in rows if row):
-        try:
-            energy, density = row
-            yield float(energy), float(density)
-        except ValueError as error:
-            if number > 0:
-                raise DataError(f"spectrum table {path}: row {number + 1} is {row}, must be two numbers") from error
+    table = read_table(path)
+    if table.quantity != "cdf":
+        spectrum = _spectrum(path.stem, table.x, table.y)
+        return spectrum if table.rate is None else spectrum.normalised(table.rate)
+    energy, share = table.y, table.x
+    if table.rate is None or energy.size < 2 or (np.diff(energy) <= 0).any():
+        raise ConfigError(f"spectrum table {path}: a 'rate' and increasing energies are needed with a cdf")
+    density = np.maximum(np.gradient(share, energy), 0.0)
+    return _spectrum(path.stem, energy, density).normalised(table.rate * float(share[-1] - share[0]))

@@ -80,6 +80,21 @@ class Spectrum:
         """Return the integral over each segment."""
         return 0.5 * (d[1:] + d[:-1]) * np.diff(e)
 
+    def density_at(self, energy: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return dR/dE (n,) at energies (n,), keV; zero outside the table."""
+        return np.interp(energy, self.energy, self.density, left=0.0, right=0.0)
+
+    def integral(self, low: float, high: float) -> float:
+        """Return the rate between two energies, keV, per tonne-year; for a line all of it or nothing."""
+        if len(self.energy) == 1:
+            return self.total if low <= self.energy[0] <= high else 0.0
+        e, d = np.asarray(self.energy), np.asarray(self.density)
+        ends = np.clip([low, max(low, high)], e[0], e[-1])
+        k = np.clip(np.searchsorted(e, ends, side="right") - 1, 0, e.size - 2)
+        x, slope = ends - e[k], (d[k + 1] - d[k]) / (e[k + 1] - e[k])
+        below = np.concatenate([[0.0], np.cumsum(self._steps(e, d))])[k] + d[k] * x + 0.5 * slope * x**2
+        return float(below[1] - below[0])
+
     def quantile_table(self) -> Tensor:
         """Return E at CDF = 1 - exp(-s) for ``KNOTS`` values of s uniform in [0, ``DEPTH``]: (KNOTS,) float32, keV."""
         e, d = np.asarray(self.energy, dtype=np.float64), np.asarray(self.density, dtype=np.float64)

@@ -18,6 +18,7 @@ from surrogate.atomic import replacing_file
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.template import Template
+from surrogate.template_response import TemplateBasis
 
 
 def _open(path: Path) -> h5py.File:
@@ -30,7 +31,7 @@ def _open(path: Path) -> h5py.File:
         raise DataError(f"template file '{path}' is not a readable HDF5 file: {error}") from error
 
 
-def _read_binning(file: h5py.File, path: Path) -> Binning:
+def _read_binning(file: h5py.Group, path: Path) -> Binning:
     if "bins" not in file or "templates" not in file:
         raise DataError(f"template file '{path}': groups 'bins' and 'templates' are needed, found {sorted(file)}")
     axes = [file["bins"].get(str(k)) for k in range(len(file["bins"]))]
@@ -73,6 +74,32 @@ def read_template(path: str | Path, name: str) -> Template:
             raise DataError(unknown_name("histogram", name, file["templates"], f"template file '{path}'"))
         counts = torch.from_numpy(file["templates"][name][()].astype("float64"))
     return Template(binning, counts, f"template '{name}' in '{path}'")
+
+
+def read_basis(path: str | Path, run: str) -> TemplateBasis:
+    """Read templates of mono-energetic recoils at given yields.
+
+    The file holds ``energy_keV``, ``ly_quanta_per_keV``, ``qy_quanta_per_keV`` and a group per run, with ``bins`` as in
+    template files and ``templates`` of shape (energies, light yields, charge yields, *bins): recorded events per
+    recoil.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or malformed, or has no such run.
+    """
+    path = Path(path)
+    axes = ("energy_keV", "ly_quanta_per_keV", "qy_quanta_per_keV")
+    with _open(path) as file:
+        missing = [name for name in axes if name not in file]
+        if missing:
+            raise DataError(f"template basis '{path}': data set '{missing[0]}' is missing; it is no basis of responses")
+        runs = [name for name in file if isinstance(file[name], h5py.Group)]
+        if run not in runs:
+            raise DataError(unknown_name("run", run, runs, f"template basis '{path}'"))
+        binning = _read_binning(file[run], path)
+        values = [file[name][()].astype("float64") for name in (*axes, f"{run}/templates")]
+    return TemplateBasis(binning, *values)
 
 
 def write_templates(path: str | Path, binning: Binning, counts: Mapping[str, Tensor], version: str = "0.0") -> None:

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from surrogate.acceptance import AcceptanceModel, fit_acceptance
+from surrogate.beta_spectra import exponential_spectrum
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
 from surrogate.ensemble import EnsembleSource
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import Family, FlowConfig
+from surrogate.flow_response import FlowResponse
 from surrogate.flow_source import FlowSource
 from surrogate.guides import ElectronLifetimeGuide, PhotonGainGuide
+from surrogate.jet import Jet
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
 from surrogate.source import Source
@@ -131,9 +134,22 @@ def binned_source() -> BinnedSource:
     return BinnedSource(source, Binning(PLANE.names, edges))
 
 
+def folded_source() -> Source:
+    """A flow with the recoil energy among its parameters, folded with a spectrum."""
+    energy = Nuisance("energy", "keV", 1.0, 60.0, 10.0, "log")
+    response = FlowResponse(flow_source(observables=DISC, nuisances=NuisanceSpace((energy, *NUISANCES.nuisances[:2]))))
+    return response.fold(exponential_spectrum(8.0, 2.0, 50.0, 3.0))
+
+
 def unit_edges(source: Source, edges: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Physical edges of each observable on the unit interval."""
     return tuple(o.to_unit(e)[0] for o, e in zip(source.observables.observables, edges, strict=True))
+
+
+def scaled(jet: Jet) -> tuple[Tensor, Tensor, Tensor]:
+    """The plain value, gradient and Hessian of a jet."""
+    scale = jet.log_scale.exp()
+    return scale * jet.value, scale.unsqueeze(-1) * jet.gradient, scale[..., None, None] * jet.hessian
 
 
 def even(dim: int, panels: int) -> tuple[Tensor, ...]:
@@ -168,10 +184,11 @@ CASES: dict[str, Case] = {
     "ensemble": Case(
         lambda: EnsembleSource(tuple(flow_source(observables=DISC, seed=seed) for seed in range(3))), even(2, 9)
     ),
+    "folded spectrum": Case(folded_source, even(2, 9)),
     "templates": Case(
         template_source, unit_edges(template_source(), template_source().binning.edges), nodes=1, tolerance=1e-12
     ),
     "binned flow": Case(binned_source, even(2, 3), nodes=1, tolerance=1e-5),
 }
 SMOOTH = tuple(name for name in CASES if "spline" not in name)
-STORED = tuple(name for name in CASES if name not in ("templates", "binned flow"))
+STORED = tuple(name for name in CASES if name not in ("folded spectrum", "templates", "binned flow"))

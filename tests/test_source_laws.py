@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from source_cases import CASES, SMOOTH, STORED, Case, theta_points
+from source_cases import CASES, SMOOTH, STORED, Case, scaled, theta_points
 from torch import Tensor
 
 from surrogate.checkpoint import load_checkpoint, save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import RangeError
 from surrogate.flow_source import FlowSource
-from surrogate.jet import Jet
 from surrogate.source import Source
 
 every_source = pytest.mark.parametrize("name", CASES)
@@ -44,12 +43,6 @@ def quadrature(case: Case, source: Source) -> tuple[Tensor, Tensor]:
     w = torch.cartesian_prod(*axis_weights).reshape(-1, len(axes)).prod(dim=-1)
     x = source.observables.from_unit(u)
     return x, w * torch.exp(-source.observables.to_unit(x)[1])
-
-
-def scaled(jet: Jet) -> tuple[Tensor, Tensor, Tensor]:
-    """The plain value, gradient and Hessian of a jet."""
-    scale = jet.log_scale.exp()
-    return scale * jet.value, scale.unsqueeze(-1) * jet.gradient, scale[..., None, None] * jet.hessian
 
 
 def steps(source: Source) -> Tensor:
