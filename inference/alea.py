@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from inference.asymptotics import IntervalKind
 from inference.config import ConstraintTerm, CorrelatedTerm, Strict, read_yaml, validate
 from inference.conversion import Conversion, Note, Rule, apply_rules, only, technical
 from inference.expressions import parse_numbers
@@ -170,7 +171,7 @@ class ModelConfig(Strict):
     likelihood_config: LikelihoodConfig
     correlated_constraints: tuple[CorrelatedTerm, ...] = ()
     confidence_level: Number = 0.9
-    confidence_interval_kind: Literal["central", "upper", "lower"] = "central"
+    confidence_interval_kind: IntervalKind = "central"
 
 
 @dataclass(frozen=True)

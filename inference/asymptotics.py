@@ -6,14 +6,17 @@ half of the time (arXiv:1007.1727, sections 3.3, 3.5 and 3.6).
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from scipy import stats
 
 from surrogate.errors import ConfigError, RangeError, unknown_name
 
-IntervalKind = Literal["central", "upper", "lower"]
+#: ``unified`` is ``central`` by another name: with t_mu_tilde and critical values from toys it is the interval of Feldman
+#: and Cousins, with an upper limit alone or two ends as the data demand.
+IntervalKind = Literal["central", "unified", "upper", "lower"]
 KINDS: tuple[str, ...] = get_args(IntervalKind)
+TWO_SIDED: tuple[IntervalKind, ...] = ("central", "unified")
 
 
 def check_level(confidence_level: float) -> None:
@@ -22,16 +25,18 @@ def check_level(confidence_level: float) -> None:
         raise RangeError(f"confidence_level = {confidence_level} must lie between 0 and 1, such as 0.9")
 
 
-def check_kind(kind: str) -> None:
-    """Raise ConfigError unless the kind of interval is known."""
-    if kind not in KINDS:
-        raise ConfigError(unknown_name("kind", kind, KINDS, "interval"))
+def check_kind(kind: str) -> IntervalKind:
+    """Return the kind of interval, or raise ConfigError if there is none of that name."""
+    for known in get_args(IntervalKind):
+        if kind == known:
+            return cast(IntervalKind, known)
+    raise ConfigError(unknown_name("kind", kind, KINDS, "interval"))
 
 
 def critical_value(confidence_level: float, kind: IntervalKind = "central") -> float:
     """Return the value of t below which a parameter value is inside the interval.
 
-    Central intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided limits: that at
+    Central and unified intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided limits: that at
     1 - 2 (1 - CL) (1.642 at 90 %), where q_mu has a p-value of 1 - CL (arXiv:1007.1727, Eq. 59).
 
     Raises
@@ -44,7 +49,7 @@ def critical_value(confidence_level: float, kind: IntervalKind = "central") -> f
     check_level(confidence_level)
     check_kind(kind)
     tail = 1 - confidence_level
-    if kind == "central":
+    if kind in TWO_SIDED:
         return float(stats.chi2.isf(tail, 1))
     if confidence_level <= 0.5:
         raise RangeError(

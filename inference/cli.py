@@ -92,7 +92,7 @@ def limit(
     output: OutputOption = Path("runs/limit"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: Annotated[IntervalKind | None, typer.Option(help="central, upper or lower.")] = None,
+    kind: Annotated[IntervalKind | None, typer.Option(help="central, unified (the same), upper or lower.")] = None,
     hold: SetOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,

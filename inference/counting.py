@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from inference.record import Record
 from surrogate.errors import ConfigError, DataError
 
 #: Confidence level of one standard deviation of a normal distribution.
@@ -19,7 +20,7 @@ ONE_SIGMA = float(stats.norm.cdf(1) - stats.norm.cdf(-1))
 
 
 @dataclass(frozen=True)
-class Fraction:
+class Fraction(Record):
     """An estimated probability k/n with its Clopper-Pearson interval.
 
     Attributes

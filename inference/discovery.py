@@ -132,7 +132,7 @@ def _tail(likelihood: Likelihood, toys: ToyPairs, poi: str, q0: float) -> Fracti
     return toys.tail(0, q0, "q0")
 
 
-def scan_statistics(pairs: Sequence[ToyPairs]) -> np.ndarray:
+def scan_statistics(pairs: Sequence[ToyPairs], scanned: str | None = None) -> np.ndarray:
     """Return q0 of background-only toys over a scan (n, M): one toy a row, seen by all M models.
 
     Parameters
@@ -140,6 +140,8 @@ def scan_statistics(pairs: Sequence[ToyPairs]) -> np.ndarray:
     pairs
         Background-only toys of each model tested at 0, of one seed: the models must share the names of runs and
         background sources and the true background parameters, which makes toy k the same data for all of them.
+    scanned
+        The parameter, a constant of each model, in which the models differ.
 
     Raises
     ------
@@ -147,10 +149,12 @@ def scan_statistics(pairs: Sequence[ToyPairs]) -> np.ndarray:
         If seeds, numbers of toys or true backgrounds differ, or toys are not background-only.
     """
     first = pairs[0]
+    background = [name != scanned for name in first.names]
     for p in pairs:
         if p.truth[0] != 0 or p.tested[0] != 0:
             raise DataError("a scan needs background-only toys tested at 0")
-        if p.seed != first.seed or p.names != first.names or not np.allclose(p.points[0], first.points[0], rtol=1e-6):
+        same = p.seed == first.seed and p.names == first.names
+        if not (same and np.allclose(p.points[0][background], first.points[0][background], rtol=1e-6)):
             raise DataError("a scan needs toys of one seed, made at the same background, for all models")
         if len(p.fits) != len(first.fits):
             raise DataError(f"a scan needs equally many toys for all models, got {len(first.fits)} and {len(p.fits)}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.asymptotics import IntervalKind, check_kind, check_level, critical_value
+from inference.asymptotics import TWO_SIDED, IntervalKind, check_kind, check_level, critical_value
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.crossing import Critical, CrossingFinder, Crossings, CrossingStatus
 from inference.fit import fit_result
@@ -23,7 +23,8 @@ from surrogate.errors import ConfigError, RangeError
 #: How often a free fit is repeated from a better point that a conditional fit found.
 REFITS = 3
 
-STATISTIC = {"central": "t_mu_tilde", "upper": "q_mu_tilde", "lower": "t_mu_tilde"}
+#: Kind of interval -> its statistic.
+STATISTIC = {"central": "t_mu_tilde", "unified": "t_mu_tilde", "upper": "q_mu_tilde", "lower": "l_mu"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +77,7 @@ def interval_batch(
     critical
         Critical value of the statistic, or a function from mu (A,) to critical values (A,).
     kind
-        ``central`` gives both ends, ``upper`` and ``lower`` one.
+        ``central`` and ``unified`` give both ends, ``upper`` and ``lower`` one.
     rows
         (B,) data set of each row; every data set once by default.
     fixed
@@ -97,7 +98,7 @@ def interval_batch(
         raise ConfigError(f"an interval on '{poi}' needs it to be fittable and not fixed")
     finder = CrossingFinder(likelihood, poi, critical, held, options)
     best = best if best is not None else fit_batch(likelihood, held, rows, None, options)
-    sides = [s for s in (-1, 1) if kind == "central" or (kind == "upper") == (s > 0)]
+    sides = [s for s in (-1, 1) if kind in TWO_SIDED or (kind == "upper") == (s > 0)]
     refits = torch.zeros_like(best.status)
     ends = _search(finder, best, sides)
     for _ in range(REFITS):
@@ -162,7 +163,7 @@ def confidence_interval(
     confidence_level
         Between 0 and 1.
     kind
-        ``central``, ``upper`` or ``lower``.
+        ``central``, ``unified`` (the same), ``upper`` or ``lower``.
     critical
         Critical value of the statistic, a number or a function of mu; asymptotic if None.
     fixed

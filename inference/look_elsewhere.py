@@ -21,11 +21,12 @@ import numpy as np
 from scipy import stats
 
 from inference.counting import Fraction, clopper_pearson
+from inference.record import Record
 from surrogate.errors import DataError
 
 
 @dataclass(frozen=True)
-class GlobalSignificance:
+class GlobalSignificance(Record):
     """The outcome of a scan.
 
     Attributes

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
+from inference.asymptotics import TWO_SIDED
 from inference.neyman import NeymanInterval
 from inference.plots import COLOURS, DATA
 from inference.results import ProfileCurve
@@ -35,7 +36,7 @@ def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = Non
     axes.plot(grid, smooth, color=COLOURS[4], lw=1.5)
     axes.fill_between(grid, smooth - error, smooth + error, color=COLOURS[4], alpha=0.2, lw=0)
     level = found.interval.confidence_level
-    asymptotic = stats.chi2.ppf(level if found.interval.kind == "central" else 2 * level - 1, 1)
+    asymptotic = stats.chi2.ppf(level if found.interval.kind in TWO_SIDED else 2 * level - 1, 1)
     axes.axhline(asymptotic, color=COLOURS[7], ls="--", lw=1, label=f"asymptotic {asymptotic:.3f}")
     if curve is not None:
         points = [(x, t) for x, t in zip(curve.grid, curve.t, strict=True) if t is not None]

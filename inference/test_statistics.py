@@ -7,6 +7,7 @@ With ln L(mu) the profile likelihood, its maximum at mu_hat, and mu the value th
 * ``q0``          t_mu at mu = 0 where mu_hat >= 0, else 0: is there a signal?                        (Eq. 12)
 * ``q_mu``        t_mu where mu_hat <= mu, else 0: an upper limit                                     (Eq. 14)
 * ``q_mu_tilde``  t_mu_tilde where mu_hat <= mu, else 0                                               (Eq. 16)
+* ``l_mu``        t_mu where mu_hat >= mu, else 0: a lower limit
 
 A parameter bounded at zero has mu_hat >= 0 by itself; the two forms are then the same.
 """
@@ -25,7 +26,7 @@ from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.likelihood import Likelihood
 from surrogate.errors import ConfigError, RangeError, unknown_name
 
-Statistic = Literal["t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0"]
+Statistic = Literal["t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0", "l_mu"]
 STATISTICS: tuple[str, ...] = get_args(Statistic)
 
 #: -2 ln Lambda below this marks a failed fit.
@@ -66,6 +67,8 @@ def one_sided(name: Statistic, t: Tensor, mu_hat: Tensor, mu: Tensor) -> Tensor:
     check_statistic(name)
     if name == "q0":
         return torch.where(mu_hat < 0, 0.0, t)
+    if name == "l_mu":
+        return torch.where(mu_hat < mu, 0.0, t)
     return torch.where(mu_hat > mu, 0.0, t) if name in ("q_mu", "q_mu_tilde") else t
 
 
@@ -166,7 +169,7 @@ def asymptotic_p_value(name: Statistic, value: float, mu: float = 0.0, sigma: fl
         raise RangeError(f"{name} = {value} must be >= 0")
     root = math.sqrt(value)
     upper = float(stats.norm.sf(root))
-    if name in ("q0", "q_mu"):
+    if name in ("q0", "q_mu", "l_mu"):
         return upper
     if name == "t_mu":
         return 2 * upper

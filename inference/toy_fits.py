@@ -25,8 +25,9 @@ from surrogate.errors import ConfigError, unknown_name
 FAILED_BELOW = -1e-3
 
 #: Statistics of arXiv:1007.1727 that a pair of fits gives. The tilde versions (eqs. 11 and 16) differ from the others
-#: (eqs. 8 and 14) by the bound mu >= 0 on the free fit, which is the parameter's own.
-STATISTICS: tuple[str, ...] = ("t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0")
+#: (eqs. 8 and 14) by the bound mu >= 0 on the free fit, which is the parameter's own. l_mu, for lower limits, is q0 at
+#: any mu: zero where the estimate lies below.
+STATISTICS: tuple[str, ...] = ("t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0", "l_mu")
 
 #: Columns of a stored pair of fits, with their units.
 UNITS = {
@@ -111,7 +112,7 @@ def likelihood_ratio(name: str, fits: ToyFits) -> np.ndarray:
         return t
     if name in ("q_mu", "q_mu_tilde"):
         return np.where(fits.mu_hat > fits.mu, 0.0, t)
-    if name == "q0":
+    if name in ("q0", "l_mu"):
         return np.where(fits.mu_hat < fits.mu, 0.0, t)
     raise ConfigError(unknown_name("statistic", name, STATISTICS))
 

@@ -105,6 +105,12 @@ def gaussian(a: float, sigma: float, low: float = -1e3) -> Likelihood:
     return Likelihood(parameters, (run,), Dataset({"run": event_data(UNIT, NO_EVENTS)}, {"mu": a}))
 
 
+def test_unified_is_central_by_another_name() -> None:
+    central, unified = (confidence_interval(counting(9), "mu", 0.9, kind) for kind in ("central", "unified"))
+    assert (unified.lower, unified.upper) == (central.lower, central.upper)
+    assert (unified.kind, unified.statistic) == ("unified", "t_mu_tilde")
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 1.0, 40.0])
 def test_gaussian_of_known_sigma(sigma: float) -> None:
     """a +- z sigma, exactly."""

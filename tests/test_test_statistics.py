@@ -50,6 +50,8 @@ def test_definitions() -> None:
         found = ts.evaluate(likelihood, "mu", mu, name)
         assert bool(found.valid.all())
         assert found.value.tolist() == pytest.approx(values.tolist(), abs=1e-9)
+    above = ts.evaluate(likelihood, "mu", 0.0, "l_mu")
+    assert above.value.tolist() == pytest.approx(np.where(a < 0, 0, a**2 / 0.25).tolist(), abs=1e-9)
     q0 = ts.evaluate(likelihood, "mu", 0.0, "q0")
     assert q0.value.tolist() == pytest.approx(np.where(a < 0, 0, a**2 / 0.25).tolist(), abs=1e-9)
     bounded = ts.evaluate(gaussians(low=0.0), "mu", mu, "t_mu")
