@@ -57,7 +57,7 @@ class FlowKernel:
     @property
     def dtype(self) -> torch.dtype:
         """In which it computes."""
-        return self.weights.inputs.weight.dtype
+        return self.weights.inputs.dtype
 
     def log_prob(self, u: Tensor, theta: Tensor) -> Tensor:
         """Return ln p (n,) for u (n, D) on the unit cube and theta (n, K) in physical units; nothing is checked."""
@@ -93,7 +93,7 @@ class _Chunk:
     """Workspaces for n events."""
 
     def __init__(self, kernel: FlowKernel, n: int) -> None:
-        like, config = kernel.weights.inputs.weight, kernel.config
+        like, config = kernel.weights.inputs, kernel.config
         self.n = n
         self._config = config
         self._features = config.features()

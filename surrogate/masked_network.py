@@ -23,47 +23,44 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
-class MaskedLinear(NamedTuple):
-    """Weights (out, in), masked, and bias (out, 1)."""
-
-    weight: Tensor
-    bias: Tensor
-
-
 class MaskedBlock(NamedTuple):
-    """One residual block; the context acts on the output of the first layer."""
+    """One residual block: [C_j, bias, U_j] (H, F + 1 + H) and [bias, V_j] (H, 1 + H)."""
 
-    first: MaskedLinear
-    context: Tensor | None
-    second: MaskedLinear
+    first: Tensor
+    second: Tensor
 
 
 @dataclass(frozen=True)
 class MaskedWeights:
-    """All weights of a network with H hidden units in G degrees, sorted by degree.
+    """All weights of a network with H hidden units in G degrees, sorted by degree, each bias a column of its matrix.
 
     Attributes
     ----------
     ends
         (G,) how many units have at most each degree.
     inputs
-        (H, D).
+        [bias, W] (H, 1 + D).
     context
-        (H, K), None without context.
+        [C, bias] (H, F + 1); F = 0 without context.
     blocks
         The residual blocks.
     outputs
-        One layer (P, ends[d]) for each of the D coordinates.
+        One matrix [bias, R_d] (P, 1 + ends[d]) for each of the D coordinates.
     activation
         A key of :data:`ACTIVATIONS`.
     """
 
     ends: tuple[int, ...]
-    inputs: MaskedLinear
-    context: MaskedLinear | None
+    inputs: Tensor
+    context: Tensor
     blocks: tuple[MaskedBlock, ...]
-    outputs: tuple[MaskedLinear, ...]
+    outputs: tuple[Tensor, ...]
     activation: str
+
+    @property
+    def n_features(self) -> int:
+        """Number F of context features."""
+        return self.context.shape[1] - 1
 
 
 ALL = slice(None)
@@ -87,13 +84,15 @@ def masked_weights(made: Any, dim: int, activation: str, like: Tensor) -> Masked
     order = torch.argsort(degrees, stable=True)
     ends = tuple(int((degrees <= degree).sum()) for degree in range(1, dim + 1))
     final = _layer(made.final_layer, ALL, order, like)
-    size = len(final.bias) // (dim + 1)
-    parts = [slice((d + 1) * size, (d + 2) * size) for d in range(dim)]
-    outputs = [MaskedLinear(final.weight[p, :n].contiguous(), final.bias[p]) for p, n in zip(parts, ends, strict=True)]
+    size = len(final) // (dim + 1)
+    outputs = [final[(d + 1) * size : (d + 2) * size, : 1 + end].contiguous() for d, end in enumerate(ends)]
+    context = like.new_zeros(len(order), 1)
+    if hasattr(made, "context_layer"):
+        context = _layer(made.context_layer, order, ALL, like).roll(-1, dims=1).contiguous()
     return MaskedWeights(
         ends,
         _layer(made.initial_layer, order, slice(1, None), like),
-        _layer(made.context_layer, order, ALL, like) if hasattr(made, "context_layer") else None,
+        context,
         tuple(_block(block, order, like) for block in made.blocks),
         tuple(outputs),
         activation,
@@ -103,16 +102,16 @@ def masked_weights(made: Any, dim: int, activation: str, like: Tensor) -> Masked
 def _block(block: Any, order: Tensor, like: Tensor) -> MaskedBlock:
     first, second = (_layer(linear, order, order, like) for linear in block.linear_layers)
     if not hasattr(block, "context_layer"):
-        return MaskedBlock(first, None, second)
+        return MaskedBlock(first, second)
     context = _layer(block.context_layer, order, ALL, like)
-    return MaskedBlock(MaskedLinear(first.weight, first.bias + context.bias), context.weight, second)
+    first[:, 0] += context[:, 0]
+    return MaskedBlock(torch.cat([context[:, 1:], first], dim=1), second)
 
 
-def _layer(linear: Any, rows: Tensor | slice, columns: Tensor | slice, like: Tensor) -> MaskedLinear:
-    """Return some rows and columns of a linear layer, masked where it has a mask."""
+def _layer(linear: Any, rows: Tensor | slice, columns: Tensor | slice, like: Tensor) -> Tensor:
+    """Return [bias, weights] of some rows and columns of a linear layer, masked where it has a mask."""
     weight = linear.weight * linear.mask if hasattr(linear, "mask") else linear.weight
-    part = weight.detach()[rows][:, columns]
-    return MaskedLinear(part.to(like).contiguous(), linear.bias.detach()[rows].unsqueeze(-1).to(like))
+    return torch.cat([linear.bias.detach()[rows, None], weight.detach()[rows][:, columns]], dim=1).to(like)
 
 
 class Activation(NamedTuple):
@@ -153,16 +152,8 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-@dataclass(frozen=True)
-class _Workspace:
-    """Buffers (H, n); those in lists are kept from the way forward for the way back."""
-
-    context: Tensor
-    hidden: list[Tensor]
-    inner: list[Tensor]
-    one: Tensor
-    two: Tensor
-    gradient: Tensor
+Product = tuple[Tensor, Tensor, Tensor]
+"""Matrix, argument and result, all views."""
 
 
 class MaskedNetwork:
@@ -174,74 +165,86 @@ class MaskedNetwork:
         Of the network.
     n
         Number of events of every call.
+
+    Notes
+    -----
+    All products are between views of one workspace, laid out once. A row of ones under the context and above the units
+    carries the biases.
     """
 
     def __init__(self, weights: MaskedWeights, n: int) -> None:
         self._weights = weights
         self._act = ACTIVATIONS[weights.activation]
-        self._blocks = list(pairwise((0, *weights.ends)))
-        n_blocks = len(weights.blocks)
-        buffers = iter([weights.inputs.weight.new_empty(weights.ends[-1], n) for _ in range(2 * n_blocks + 5)])
-        self._work = _Workspace(
-            next(buffers),
-            [next(buffers) for _ in range(n_blocks + 1)],
-            [next(buffers) for _ in range(n_blocks)],
-            *(next(buffers) for _ in range(3)),
-        )
+        units, dim, features = weights.ends[-1], weights.inputs.shape[1] - 1, weights.n_features
+        like, blocks = weights.inputs, weights.blocks
+        self._inputs = like.new_ones(1 + dim, n)
+        self._features = like.new_ones(features + 1 + units, n)
+        self._active = self._features[features + 1 :]
+        self._context, self._gradient, self._one, self._two = (like.new_empty(units, n) for _ in range(4))
+        self._inner = [like.new_empty(units, n) for _ in blocks]
+        self._last = like.new_ones(1 + units, n)
+        self._hidden = [*(like.new_empty(units, n) for _ in blocks), self._last[1:]]
+        self._spans = list(pairwise((0, *weights.ends)))
+        self._first = [self._products(b.first, self._features, i) for b, i in zip(blocks, self._inner, strict=True)]
+        plain = self._features[features:]
+        self._second = [self._products(b.second, plain, h) for b, h in zip(blocks, self._hidden[1:], strict=True)]
+        self._second_back = [self._transposed(b.second, self._gradient, self._one) for b in blocks]
+        self._first_back = [self._transposed(b.first, self._one, self._two) for b in blocks]
+
+    def _products(self, matrix: Tensor, x: Tensor, out: Tensor) -> list[Product]:
+        """Return the products of the blocks of rows of a matrix [*, units] with the units of lower or equal degree."""
+        before = matrix.shape[1] - self._weights.ends[-1]
+        return [(matrix[lo:hi, : before + hi], x[: before + hi], out[lo:hi]) for lo, hi in self._spans]
+
+    def _transposed(self, matrix: Tensor, x: Tensor, out: Tensor) -> list[Product]:
+        """Return the same for the transposed matrix of the units."""
+        square = matrix[:, matrix.shape[1] - self._weights.ends[-1] :]
+        return [(square[lo:, lo:hi].T, x[lo:], out[lo:hi]) for lo, hi in self._spans]
 
     def forward(self, x: Tensor, context: Tensor) -> None:
-        """Compute all hidden units for x (D, n) and context (K, n)."""
-        w, work = self._weights, self._work
-        hidden = work.hidden[0]
-        if w.context is None:
-            torch.addmm(w.inputs.bias, w.inputs.weight, x, out=hidden)
+        """Compute all hidden units for x (D, n) and context features (F, n)."""
+        weights, features = self._weights, self._weights.n_features
+        self._inputs[1:] = x
+        hidden = self._hidden[0]
+        if features:
+            self._features[:features] = context
+            torch.mm(weights.context, self._features[: features + 1], out=self._context)
+            self._act.forward(self._context, hidden).addmm_(weights.inputs, self._inputs)
         else:
-            torch.addmm(w.context.bias, w.context.weight, context, out=work.context)
-            self._act.forward(work.context, hidden).add_(w.inputs.bias).addmm_(w.inputs.weight, x)
-        for block, inner, above in zip(w.blocks, work.inner, work.hidden[1:], strict=True):
-            self._act.forward(hidden, work.one)
-            if block.context is None:
-                inner.copy_(block.first.bias.expand_as(inner))
-            else:
-                torch.addmm(block.first.bias, block.context, context, out=inner)
-            self._add_product(block.first.weight, work.one, inner)
-            self._act.forward(inner, work.one)
-            torch.add(hidden, block.second.bias, out=above)
-            self._add_product(block.second.weight, work.one, above)
+            torch.mm(weights.inputs, self._inputs, out=hidden)
+        steps = zip(self._first, self._second, self._inner, self._hidden[1:], strict=True)
+        for first, second, inner, above in steps:
+            self._act.forward(hidden, self._active)
+            for matrix, argument, out in first:
+                torch.mm(matrix, argument, out=out)
+            self._act.forward(inner, self._active)
+            above.copy_(hidden)
+            for matrix, argument, out in second:
+                out.addmm_(matrix, argument)
             hidden = above
-        work.gradient.zero_()
+        self._gradient.zero_()
 
     def output(self, d: int, out: Tensor) -> Tensor:
         """Write the raw parameters (P, n) of coordinate d into ``out``."""
-        layer, end = self._weights.outputs[d], self._weights.ends[d]
-        return torch.addmm(layer.bias, layer.weight, self._work.hidden[-1][:end], out=out)
+        return torch.mm(self._weights.outputs[d], self._last[: 1 + self._weights.ends[d]], out=out)
 
     def add_gradient(self, d: int, slope: Tensor) -> None:
         """Add what coordinate d contributes to the gradient of a function of all outputs: its slope (P, n) in them."""
-        layer, end = self._weights.outputs[d], self._weights.ends[d]
-        self._work.gradient[:end].addmm_(layer.weight.T, slope)
+        self._gradient[: self._weights.ends[d]].addmm_(self._weights.outputs[d][:, 1:].T, slope)
 
     def context_gradient(self) -> Tensor:
-        """Return the gradient (K, n) in the context, of what :meth:`add_gradient` was told since :meth:`forward`."""
-        w, work = self._weights, self._work
-        if w.context is None:
-            return work.gradient[:0]
+        """Return the gradient (F, n) in the context, of what :meth:`add_gradient` was told since :meth:`forward`."""
+        weights, features = self._weights, self._weights.n_features
+        if not features:
+            return self._gradient[:0]
         parts = []
-        steps = zip(w.blocks, work.inner, work.hidden, strict=False)
-        for block, inner, hidden in reversed(list(steps)):
-            self._transposed_product(block.second.weight, work.gradient, work.one)
-            self._act.backward(work.one, inner)
-            if block.context is not None:
-                parts.append(block.context.T @ work.one)
-            self._transposed_product(block.first.weight, work.one, work.two)
-            work.gradient.add_(self._act.backward(work.two, hidden))
-        parts.append(w.context.weight.T @ self._act.backward(work.gradient, work.context))
+        for j in reversed(range(len(weights.blocks))):
+            for matrix, argument, out in self._second_back[j]:
+                torch.mm(matrix, argument, out=out)
+            self._act.backward(self._one, self._inner[j])
+            parts.append(weights.blocks[j].first[:, :features].T @ self._one)
+            for matrix, argument, out in self._first_back[j]:
+                torch.mm(matrix, argument, out=out)
+            self._gradient.add_(self._act.backward(self._two, self._hidden[j]))
+        parts.append(weights.context[:, :features].T @ self._act.backward(self._gradient, self._context))
         return torch.stack(parts).sum(dim=0)
-
-    def _add_product(self, weight: Tensor, x: Tensor, out: Tensor) -> None:
-        for low, high in self._blocks:
-            out[low:high].addmm_(weight[low:high, :high], x[:high])
-
-    def _transposed_product(self, weight: Tensor, x: Tensor, out: Tensor) -> None:
-        for low, high in self._blocks:
-            torch.mm(weight[low:, low:high].T, x[low:], out=out[low:high])

@@ -1,19 +1,20 @@
 """The log density of truncated-logistic mixtures with its derivatives in closed form, written for speed.
 
 The density is that of :class:`surrogate.univariate.LogisticMixtureMap`. With r = 1/s, z = (u - m) r, b = (1 - m) r,
-c = m r and S = s(|.|) for the logistic function of an absolute value (so that nothing overflows), one component has
+c = m r, x' = s(x) - 1/2 for the logistic function s, and S_x = 1/2 + |x'| = s(|x|), which neither overflows nor loses
+digits, one component has, as b + c = r > 0,
 
-    ln F' = -|z| + max(-b, 0) + max(-c, 0) + ln( r S_z^2 / [S_b S_c (1 - exp(-r))] ),
+    ln F' = -|z| + max(-min(b, c), 0) + ln( r S_z^2 / [S_b S_c (1 - exp(-r))] ),
 
-    d ln F'/du = -r t,    d ln F'/dm = r (t - b' + c'),
-    r d ln F'/dr = 1 - z t + b b' + c c' + r (1/expm1(-r) + 1/2),
+    d ln F'/du = -2 r z',    d ln F'/dm = r (2 z' - b' + c'),
+    r d ln F'/dr = 1 - 2 z z' + b b' + c c' + r (1/expm1(-r) + 1/2).
 
-where t = tanh(z/2), b' = s(b) - 1/2 and c' = s(c) - 1/2. A mixture with weights w = softmax(l) and responsibilities
-p_k = w_k F_k'/F' has d ln F'/dl_k = p_k - w_k and p_k times the above for the other parameters.
+A mixture with weights w = softmax(l) and responsibilities p_k = w_k F_k'/F' has d ln F'/dl_k = p_k - w_k and p_k times
+the above for the other parameters.
 
 Everything is written in place into one workspace, component after component along the first axis and events along the
-last, so that sums over components are sums of rows. Only three logistic functions, three powers of two and one
-logarithm are left per component, and no logarithm of a sum of exponentials per pair.
+last, so that sums over components are sums of rows. Only five logistic functions, three powers of two, one logarithm
+and one expm1 are left per component, and no logarithm of a sum of exponentials per pair.
 """
 
 from __future__ import annotations
@@ -52,17 +53,17 @@ class Shift:
 
 
 class _Buffers(NamedTuple):
-    """What is kept of the components, each (K, n): named as in the formulas above, and three for what comes and goes.
+    """What is kept of the components, each (K, n): named as in the formulas above, and two for what comes and goes.
 
-    ``sz``, ``sb``, ``sc`` hold S_z, S_b, S_c and later t, b', c'; ``density`` holds w_k F_k' and later p_k.
+    ``density`` holds w_k F_k' and later p_k.
     """
 
     z: Tensor
     b: Tensor
     c: Tensor
-    sz: Tensor
-    sb: Tensor
-    sc: Tensor
+    dz: Tensor
+    db: Tensor
+    dc: Tensor
     m: Tensor
     r: Tensor
     sm: Tensor
@@ -71,7 +72,6 @@ class _Buffers(NamedTuple):
     bend: Tensor
     one: Tensor
     two: Tensor
-    three: Tensor
 
 
 class MixtureKernel:
@@ -114,19 +114,19 @@ class MixtureKernel:
         torch.sub(u, w.m, out=w.z).mul_(w.r)
         torch.mul(w.m, w.r, out=w.c)
         torch.sub(w.r, w.c, out=w.b)
-        torch.abs(w.z, out=w.three)
-        torch.sigmoid(w.three, out=w.sz)
-        torch.sigmoid(torch.abs(w.b, out=w.one), out=w.sb)
-        torch.sigmoid(torch.abs(w.c, out=w.one), out=w.sc)
+        for x, centred in ((w.z, w.dz), (w.b, w.db), (w.c, w.dc)):
+            torch.sigmoid(x, out=centred).sub_(0.5)
         torch.neg(w.r, out=w.tail).expm1_()
 
-        torch.sub(logits, w.three, out=w.density)
-        w.density.sub_(torch.clamp_max(w.b, 0.0, out=w.one)).sub_(torch.clamp_max(w.c, 0.0, out=w.one))
+        torch.sub(logits, torch.abs(w.z, out=w.one), out=w.density)
+        w.density.sub_(torch.minimum(w.b, w.c, out=w.one).clamp_max_(0.0))
         top = w.density.amax(dim=0)
         w.density.sub_(top).mul_(LOG2_E).exp2_()
-        # -expm1(-r) = 1 - exp(-r); its sign is put right in the sum
-        torch.mul(w.sb, w.sc, out=w.two).mul_(w.tail)
-        w.density.mul_(torch.mul(w.sz, w.sz, out=w.one).mul_(w.r).div_(w.two))
+        # tail = -(1 - exp(-r)); its sign is put right in the sum
+        torch.abs(w.db, out=w.two).add_(0.5).mul_(w.tail)
+        w.two.mul_(torch.abs(w.dc, out=w.one).add_(0.5))
+        torch.abs(w.dz, out=w.one).add_(0.5).square_()
+        w.density.mul_(w.one.mul_(w.r).div_(w.two))
         weighted = w.density.sum(dim=0)
         largest = logits.amax(dim=0)
         weights = torch.sub(logits, largest, out=w.one).mul_(LOG2_E).exp2_()
@@ -148,10 +148,7 @@ class MixtureKernel:
     def _width_slopes(self, width: Tensor) -> None:
         """Replace raw widths by d ln F'/d(raw width), from dr/d(raw width) = -r^2 s(raw width)."""
         w = self._buffers
-        torch.copysign(w.sz.mul_(2.0).sub_(1.0), w.z, out=w.sz)
-        torch.copysign(w.sb.sub_(0.5), w.b, out=w.sb)
-        torch.copysign(w.sc.sub_(0.5), w.c, out=w.sc)
-        torch.mul(w.z, w.sz, out=w.two).neg_().addcmul_(w.b, w.sb).addcmul_(w.c, w.sc)
+        torch.mul(w.b, w.db, out=w.two).addcmul_(w.c, w.dc).addcmul_(w.z, w.dz, value=-2.0)
         w.two.add_(torch.reciprocal(w.tail, out=w.one).add_(0.5).mul_(w.r)).add_(1.0)
         torch.sigmoid(width, out=w.one)
         torch.mul(w.two.mul_(w.r).mul_(w.one), w.density, out=width).neg_()
@@ -159,11 +156,11 @@ class MixtureKernel:
     def _location_slopes(self, location: Tensor, shift: Shift | None) -> Tensor | None:
         """Replace raw locations by d ln F'/d(raw location); return d ln F'/d delta (n,) where there is a shift."""
         w, by_shift = self._buffers, None
-        torch.sub(w.sz, w.sb, out=w.two).add_(w.sc).mul_(w.r).mul_(w.density)
+        torch.sub(w.dc, w.db, out=w.two).add_(w.dz, alpha=2.0).mul_(w.r).mul_(w.density)
         if shift is not None:
             by_shift = torch.mul(w.two, w.bend, out=w.one).sum(dim=0) / shift.span
             # dm'/dm = 1 + delta (1 - bend)
             w.two.mul_(w.bend.neg_().add_(1.0).mul_(shift.delta).add_(1.0))
-        torch.mul(w.sm, -1.0, out=w.one).add_(1.0).mul_(w.sm).mul_(LOCATION_RANGE)
-        torch.mul(w.two, w.one, out=location)
+        w.two.mul_(w.sm).addcmul_(w.two, w.sm, value=-1.0)
+        torch.mul(w.two, LOCATION_RANGE, out=location)
         return by_shift

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,17 @@ from torch.nn.functional import softplus
 
 from surrogate.errors import ConfigError
 from surrogate.univariate import Move
+
+
+class _Bin(NamedTuple):
+    """Left edge, width, bottom, height and the slopes at the two ends of one bin per point, each (*,)."""
+
+    x0: Tensor
+    width: Tensor
+    y0: Tensor
+    height: Tensor
+    d0: Tensor
+    d1: Tensor
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,7 @@ class RationalQuadraticMap:
 
     def forward(self, u: Tensor, raw: Tensor, move: Move | None = None) -> tuple[Tensor, Tensor]:
         """Return z = F(u) and ln dF/du, both (*,)."""
-        x, y, slope = self._knots(raw)
-        index = (u.unsqueeze(-1) >= x[..., 1:-1]).sum(dim=-1, keepdim=True)
-        x0, width, y0, height, d0, d1 = _bin(x, y, slope, index)
+        x0, width, y0, height, d0, d1 = self._bin(u, raw, along=0)
         s, t = height / width, ((u - x0) / width).clamp(0.0, 1.0)
         mixed = t * (1.0 - t)
         denominator = s + (d0 + d1 - 2.0 * s) * mixed
@@ -87,9 +97,7 @@ class RationalQuadraticMap:
     @torch.no_grad()
     def inverse(self, z: Tensor, raw: Tensor, move: Move | None = None) -> Tensor:
         """Return u (*,) with F(u) = z, the root of a quadratic (arXiv:1906.04032, section 3.1)."""
-        x, y, slope = self._knots(raw)
-        index = (z.unsqueeze(-1) >= y[..., 1:-1]).sum(dim=-1, keepdim=True)
-        x0, width, y0, height, d0, d1 = _bin(x, y, slope, index)
+        x0, width, y0, height, d0, d1 = self._bin(z, raw, along=1)
         s, rise = height / width, z - y0
         curvature = rise * (d0 + d1 - 2.0 * s)
         a, b, c = height * (s - d0) + curvature, height * d0 - curvature, -s * rise
@@ -101,22 +109,22 @@ class RationalQuadraticMap:
         """Return u (*,) for noise (*, 2), of which the first uniform is inverted."""
         return self.inverse(noise[..., 0], raw)
 
-    def _knots(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the knots x, y and the slopes there, each (*, bins + 1)."""
+    def _bin(self, value: Tensor, raw: Tensor, along: int) -> _Bin:
+        """Return the bin in which a value (*,) of x (``along`` = 0) or y (1) lies.
+
+        All bins share a softmax; edges are sums over the bins below, and only the slopes at the two ends are computed.
+        Values outside [0, 1] belong to the outermost bins.
+        """
+        scale = 1.0 - self.floor * self.bins
         widths, heights, slopes = raw.split([self.bins, self.bins, self.bins + 1], dim=-1)
-        return self._edges(widths), self._edges(heights), self.slope_floor + softplus(slopes)
-
-    def _edges(self, raw: Tensor) -> Tensor:
-        size = self.floor + (1.0 - self.floor * self.bins) * raw.softmax(dim=-1)
-        inner = size.cumsum(dim=-1)[..., :-1]
-        return torch.cat([torch.zeros_like(raw[..., :1]), inner, torch.ones_like(raw[..., :1])], dim=-1)
-
-
-def _bin(x: Tensor, y: Tensor, slope: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-    """Return left edge, width, bottom, height and the two slopes of the bin ``index`` (*, 1), each (*,)."""
-
-    def at(values: Tensor, shift: int) -> Tensor:
-        return values.gather(-1, index + shift).squeeze(-1)
-
-    x0, y0 = at(x, 0), at(y, 0)
-    return x0, at(x, 1) - x0, y0, at(y, 1) - y0, at(slope, 0), at(slope, 1)
+        shares = widths.softmax(dim=-1), heights.softmax(dim=-1)
+        number = torch.arange(self.bins, dtype=raw.dtype, device=raw.device)
+        with torch.no_grad():
+            right = shares[along][..., :-1].cumsum(dim=-1).mul_(scale).add_(self.floor * (number[:-1] + 1.0))
+            index = (value.unsqueeze(-1) >= right).sum(dim=-1, keepdim=True)
+            below = (number < index).to(raw.dtype)
+        base = self.floor * index.squeeze(-1).to(raw.dtype)
+        x0, y0 = (base + scale * (share * below).sum(dim=-1) for share in shares)
+        width, height = (self.floor + scale * share.gather(-1, index).squeeze(-1) for share in shares)
+        ends = self.slope_floor + softplus(slopes.gather(-1, torch.cat([index, index + 1], dim=-1)))
+        return _Bin(x0, width, y0, height, *ends.unbind(dim=-1))
