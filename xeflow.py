@@ -78,6 +78,9 @@ VERBS: Mapping[str, Verb] = {
         "Compare the best fits and limits of two models on the same data.",
         "Inference",
     ),
+    "scan": Verb(
+        "inference.scan_cli:scan", "Set limits at every value of a constant of the model, such as a mass.", "Inference"
+    ),
     "toys": Verb(
         "inference.study_cli:toys",
         "Draw toy data sets at nominal parameters, or at those of --set, into a file.",

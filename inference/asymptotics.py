@@ -12,8 +12,8 @@ from scipy import stats
 
 from surrogate.errors import ConfigError, RangeError, unknown_name
 
-#: ``unified`` is ``central`` by another name: with t_mu_tilde and critical values from toys it is the interval of Feldman
-#: and Cousins, with an upper limit alone or two ends as the data demand.
+#: ``unified`` is ``central`` by another name: with t_mu_tilde and critical values from toys it is the interval of
+#: Feldman and Cousins, with an upper limit alone or two ends as the data demand.
 IntervalKind = Literal["central", "unified", "upper", "lower"]
 KINDS: tuple[str, ...] = get_args(IntervalKind)
 TWO_SIDED: tuple[IntervalKind, ...] = ("central", "unified")
@@ -36,8 +36,8 @@ def check_kind(kind: str) -> IntervalKind:
 def critical_value(confidence_level: float, kind: IntervalKind = "central") -> float:
     """Return the value of t below which a parameter value is inside the interval.
 
-    Central and unified intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided limits: that at
-    1 - 2 (1 - CL) (1.642 at 90 %), where q_mu has a p-value of 1 - CL (arXiv:1007.1727, Eq. 59).
+    Central and unified intervals: the chi-square(1) quantile at the confidence level (2.706 at 90 %). One-sided
+    limits: that at 1 - 2 (1 - CL) (1.642 at 90 %), where q_mu has a p-value of 1 - CL (arXiv:1007.1727, Eq. 59).
 
     Raises
     ------

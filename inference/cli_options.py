@@ -71,11 +71,16 @@ def name_numbers(words: Sequence[str] | None, option: str) -> dict[str, float]:
     """Read words of the form NAME=NUMBER; whole numbers stay integers, as file names need them."""
     numbers: dict[str, float] = {}
     for name, text in name_pairs(words, option).items():
-        try:
-            numbers[name] = int(text) if text.lstrip("+-").isdigit() else float(text)
-        except ValueError:
-            raise ConfigError(f"{option} {name}={text}: '{text}' is no number") from None
+        numbers[name] = number_in(text, f"{option} {name}={text}")
     return numbers
+
+
+def number_in(text: str, where: str) -> int | float:
+    """Read a number; a whole one stays an integer."""
+    try:
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise ConfigError(f"{where}: '{text}' is no number") from None
 
 
 def model_without_data(

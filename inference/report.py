@@ -96,7 +96,7 @@ def surrogate_lines(error: SurrogateError) -> list[str]:
     ]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of text aligned in columns: the first to the left, the others to the right."""
     width = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
     return [
@@ -110,10 +110,10 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 def summary_text(fit: FitResult, interval: Interval | None = None, remarks: Sequence[str] = ()) -> str:
     """Return a fit, an interval and what is to be said of both as plain text."""
     log_l = "not finite" if fit.log_likelihood is None else f"{fit.log_likelihood:.6f}"
-    lines = [f"fit: {fit.message}", f"ln L = {log_l}", "", *_columns([FIT_HEADINGS, *fit_rows(fit)])]
+    lines = [f"fit: {fit.message}", f"ln L = {log_l}", "", *aligned([FIT_HEADINGS, *fit_rows(fit)])]
     if fit.covariance_names:
         numbers = tuple(str(k) for k in range(1, len(fit.covariance_names) + 1))
-        lines += ["", "correlations", *_columns([("", *numbers), *correlation_rows(fit)])]
+        lines += ["", "correlations", *aligned([("", *numbers), *correlation_rows(fit)])]
     if interval is not None:
         lines += ["", *interval_lines(interval)]
     if remarks:

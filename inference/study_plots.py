@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -109,10 +106,13 @@ def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
     axes = figure.subplots()
     edges = np.geomspace(finite.min(), finite.max(), 41)
     for sigma, colour in ((2.0, YELLOW), (1.0, GREEN)):
-        low, high = _at(band, -sigma), min(float(np.nan_to_num(_at(band, sigma), nan=np.inf)), float(edges[-1]))
+        low, high = (
+            band_value(band, -sigma),
+            min(float(np.nan_to_num(band_value(band, sigma), nan=np.inf)), float(edges[-1])),
+        )
         axes.axvspan(low, high, color=colour, lw=0, label=rf"$\pm {sigma:.0f}\sigma$")
     axes.hist(finite, edges.tolist(), histtype="step", color=DATA, lw=1.4)
-    axes.axvline(_at(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {_at(band, 0.0):.4g}")
+    axes.axvline(band_value(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {band_value(band, 0.0):.4g}")
     axes.set_xscale("log")
     axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {_label(band.parameter)}")
     axes.set_ylabel(f"toys of {band.n_toys}")
@@ -120,61 +120,7 @@ def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
     return figure
 
 
-def plot_limits(
-    x: Sequence[float],
-    bands: Sequence[SensitivityBand],
-    observed: Sequence[float | None] | None = None,
-    xlabel: str = "WIMP mass [GeV]",
-    ylabel: str | None = None,
-    scale: float = 1.0,
-) -> Figure:
-    """Draw limits against mass with the median and the one- and two-sigma bands of background-only toys.
-
-    Parameters
-    ----------
-    x
-        Masses, increasing.
-    bands
-        One per mass, with the quantiles at -2, -1, 0, 1 and 2 sigma.
-    observed
-        The limit on the data at each mass, where there is one.
-    xlabel, ylabel
-        Labels of the axes; the parameter's name if None.
-    scale
-        Factor from the parameter to what is drawn, such as a cross section per unit of the multiplier.
-
-    Raises
-    ------
-    DataError
-        If there is no band, or their number is not that of the masses.
-    """
-    if not bands or len(bands) != len(x):
-        raise DataError(f"{len(bands)} bands for {len(x)} masses; one each is needed")
-    figure = Figure(figsize=(6.0, 4.6), layout="constrained")
-    axes = figure.subplots()
-    rows = {s: np.array([_at(band, s) for band in bands]) * scale for s in (-2.0, -1.0, 0.0, 1.0, 2.0)}
-    _draw_band(axes, x, rows[-2.0], rows[2.0], YELLOW, r"$\pm 2\sigma$")
-    _draw_band(axes, x, rows[-1.0], rows[1.0], GREEN, r"$\pm 1\sigma$")
-    axes.plot(x, rows[0.0], color=DATA, ls="--", lw=1.2, marker="_", label="median expected")
-    if observed is not None:
-        points = [(m, v * scale) for m, v in zip(x, observed, strict=True) if v is not None]
-        axes.plot(*zip(*points, strict=True), color=DATA, lw=1.6, marker="o", ms=4, label="observed")
-    axes.set_yscale("log")
-    if min(x) > 0 and max(x) / min(x) > 5:
-        axes.set_xscale("log")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(_label(bands[0].parameter) if ylabel is None else ylabel)
-    axes.legend(frameon=False)
-    return figure
-
-
-def _at(band: SensitivityBand, sigma: float) -> float:
+def band_value(band: SensitivityBand, sigma: float) -> float:
+    """Return a quantile of a band, by its position in standard deviations; NaN where it is infinite."""
     value = band.values[band.sigmas.index(sigma)]
     return np.nan if value is None else value
-
-
-def _draw_band(axes: Axes, x: Sequence[float], low: np.ndarray, high: np.ndarray, colour: str, label: str) -> None:
-    if len(x) > 1:
-        axes.fill_between(x, low, high, color=colour, lw=0, label=label)
-    else:
-        axes.errorbar(x, (low + high) / 2, yerr=(high - low) / 2, color=colour, lw=12, label=label)

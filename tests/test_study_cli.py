@@ -16,7 +16,6 @@ from inference.discovery import Discovery
 from inference.model import StatisticalModel
 from inference.neyman import NeymanInterval
 from inference.sensitivity import SensitivityBand
-from inference.study_plots import plot_limits
 from inference.toy_pairs import read_pairs
 from inference.toys import draw_toys
 from surrogate.errors import DataError
@@ -75,10 +74,6 @@ def test_sensitivity(files, construction, capsys):
     assert band.values[1] < band.median < band.values[3]
     assert (folder / "s" / "sensitivity.png").stat().st_size > 0
     assert "+0 sigma" in capsys.readouterr().out
-    figure = plot_limits([6.0, 50.0], [band, band], [3.0, None])
-    assert figure.axes[0].get_yscale() == "log"
-    with pytest.raises(DataError, match="one each is needed"):
-        plot_limits([6.0], [band, band])
 
 
 def test_coverage_and_discovery(files, construction, tmp_path, capsys):
