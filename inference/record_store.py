@@ -7,7 +7,7 @@ a row of numbers, where a record has no NaN of its own. Several records may lie 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -115,7 +115,7 @@ def _read(group: h5py.Group) -> Any:
     return data
 
 
-def write_records(path: str | Path, **records: Record) -> None:
+def write_records(path: str | Path, records: Mapping[str, Record]) -> None:
     """Write records into an HDF5 file, atomically, each in the group of its name."""
     with replacing_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         for name, record in records.items():

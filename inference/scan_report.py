@@ -87,7 +87,7 @@ def write_scan(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     scan.save(directory / "scan.json")
-    write_records(directory / "scan.h5", scan=scan)
+    write_records(directory / "scan.h5", {"scan": scan})
     with replacing_file(directory / "scan.txt") as temporary:
         temporary.write_text(scan_text(scan))
     figure = save_figure(plot_scan(scan, ylabel, factor), directory / "scan.png")

@@ -56,7 +56,7 @@ TREES = st.builds(
 @given(tree=TREES)
 def test_any_record_comes_back_equal(tmp_path_factory: pytest.TempPathFactory, tree: Tree) -> None:
     path = tmp_path_factory.mktemp("records") / "tree.h5"
-    write_records(path, tree=tree)
+    write_records(path, {"tree": tree})
     assert read_record(path, Tree) == tree
     assert Tree.from_json(tree.to_json()) == tree
 
@@ -67,7 +67,7 @@ def test_results_come_back_and_are_plain_hdf5(tmp_path: Path) -> None:
     likelihood = Likelihood(parameters, runs, Dataset({"run": events}, {}))
     interval, curve = confidence_interval(likelihood, "mu"), profile_curve(likelihood, "mu", [0.0, 1.0, 2.0])
     path = tmp_path / "limit.h5"
-    write_records(path, interval=interval, profile=curve)
+    write_records(path, {"interval": interval, "profile": curve})
     assert read_record(path, Interval, "interval") == interval
     assert read_record(path, ProfileCurve, "profile") == curve
     with h5py.File(path) as file:
@@ -77,7 +77,7 @@ def test_results_come_back_and_are_plain_hdf5(tmp_path: Path) -> None:
 
 def test_what_is_no_such_record_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "leaf.h5"
-    write_records(path, first=Leaf(None, "a"), second=Leaf(1.0, "b"))
+    write_records(path, {"first": Leaf(None, "a"), "second": Leaf(1.0, "b")})
     with pytest.raises(DataError, match="2 records, say which: first, second"):
         read_record(path, Leaf)
     with pytest.raises(DataError, match="expected a Interval"):
