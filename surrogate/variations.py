@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from scipy.stats import norm
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from surrogate.acceptance import AcceptanceModel
@@ -17,6 +19,9 @@ from surrogate.ensemble import EnsembleSource
 from surrogate.flow_source import FlowSource
 
 Trained = FlowSource | EnsembleSource
+
+ONE_SIGMA = float(norm.cdf(1.0))
+"""Probability below one standard deviation of a normal distribution."""
 
 SMALLEST = 1e-8
 """Directions with less variance than this, relative to the largest, are left out."""
@@ -29,9 +34,10 @@ class Variation:
     Attributes
     ----------
     kind
-        ``density``: members of an ensemble, with effects x_k of which the variance is ``factor`` times that among
-        them. ``rate``: the same densities with rates moved by one standard deviation in independent directions, with
-        effects of which the variance is the sum of the squares.
+        ``density``: members of an ensemble, with effects x_k. The variance is ``factor`` times that among them, and
+        times the square of Student's 68 % quantile for K - 1 degrees of freedom: the spread of few members is itself
+        uncertain. ``rate``: the same densities with rates moved by one standard deviation in independent directions;
+        the variance is the sum of the squares of their effects.
     sources
         V sources.
     factor
@@ -46,8 +52,8 @@ class Variation:
         """Return the covariance (M, M) of M results, given how each source changes them, (V, M)."""
         if self.kind == "rate":
             return effects.T @ effects
-        centred = effects - effects.mean(dim=0)
-        return self.factor / (len(effects) - 1) * centred.T @ centred
+        centred, freedom = effects - effects.mean(dim=0), len(effects) - 1
+        return self.factor * float(student_t.ppf(ONE_SIGMA, freedom)) ** 2 / freedom * centred.T @ centred
 
 
 def variations(source: Trained, theta: Tensor) -> tuple[Variation, ...]:
