@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from surrogate.cells import cell_centres
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
+from surrogate.histogram import HistogramMap
+from surrogate.histogram_jet import histogram_jet
 from surrogate.mixture_jet import Shift, mixture_jet, outer_sum
 from surrogate.univariate import LogisticMixtureMap
 
 
 def has_closed_jet(config: FlowConfig) -> bool:
-    """Return whether :func:`flow_log_jet` applies: one layer of logistic mixtures that depends on theta."""
-    return config.family == "logistic_mixture" and config.layers == 1 and config.nuisances.dim > 0
+    """Return whether :func:`flow_log_jet` applies: one layer of mixtures or histograms that depends on theta."""
+    return config.family in ("logistic_mixture", "histogram") and config.layers == 1 and config.nuisances.dim > 0
 
 
 @torch.no_grad()
@@ -45,11 +47,14 @@ def flow_log_jet(flow: ConditionalFlow, u: Tensor, theta: Tensor) -> tuple[Tenso
         (n, K), in physical units and inside the trained ranges.
     """
     config, columns = flow.config, u[:, list(flow.config.permutation)]
-    mapping = LogisticMixtureMap(config.components, config.floor)
     features = config.features()
     network = _Network(flow.conditioner_network(), config, columns, theta)
     raw, tangent = network.outputs()
-    jet = mixture_jet(mapping, columns.T, raw, tangent, _shift(config, columns, theta))
+    if config.family == "histogram":
+        jet = histogram_jet(HistogramMap(config.cells), columns.T, raw, tangent)
+    else:
+        mapping = LogisticMixtureMap(config.components, config.floor)
+        jet = mixture_jet(mapping, columns.T, raw, tangent, _shift(config, columns, theta))
     curvature, by_feature = network.curvature(jet.adjoint)
     hessian = jet.hessian + curvature
     hessian.diagonal(dim1=0, dim2=1).add_(features.gather(by_feature.T * features.derivatives(theta)[1], -1))

@@ -68,7 +68,7 @@ class HistogramMap:
 
     def forward(self, u: Tensor, raw: Tensor, move: Move | None = None) -> tuple[Tensor, Tensor]:
         """Return z = F(u) and ln dF/du, both (*,), the last dimension of u being the columns."""
-        n, log_p = self._bins(u), self._log_probabilities(raw)
+        n, log_p = self._bins(u), self.log_probabilities(raw)
         index = bin_of_unit(u, n)
         log_slope = log_p.gather(-1, index.unsqueeze(-1)).squeeze(-1)
         below = torch.cumsum(log_p.exp(), dim=-1).gather(-1, index.unsqueeze(-1)).squeeze(-1) - log_slope.exp()
@@ -79,12 +79,12 @@ class HistogramMap:
         """Return ln dF/du (*,)."""
         n = self._bins(u)
         index = bin_of_unit(u, n).unsqueeze(-1)
-        return self._log_probabilities(raw).gather(-1, index).squeeze(-1) + n.to(u).log()
+        return self.log_probabilities(raw).gather(-1, index).squeeze(-1) + n.to(u).log()
 
     @torch.no_grad()
     def inverse(self, z: Tensor, raw: Tensor, move: Move | None = None) -> Tensor:
         """Return u (*,) with F(u) = z."""
-        n, p = self._bins(z), self._log_probabilities(raw).exp()
+        n, p = self._bins(z), self.log_probabilities(raw).exp()
         total = p.cumsum(dim=-1)
         index = torch.minimum((z.unsqueeze(-1) >= total[..., :-1]).sum(dim=-1), n - 1)
         picked = index.unsqueeze(-1)
@@ -101,7 +101,7 @@ class HistogramMap:
     def _bins(self, like: Tensor) -> Tensor:
         return torch.as_tensor(self.bins, dtype=torch.int64, device=like.device).expand(like.shape)
 
-    def _log_probabilities(self, raw: Tensor) -> Tensor:
+    def log_probabilities(self, raw: Tensor) -> Tensor:
         """Return ln p (*, P), -inf for the surplus of columns with fewer bins."""
         if min(self.bins) == self.size:
             return raw.log_softmax(dim=-1)

@@ -51,6 +51,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "flow_layers",
         "flow",
         "mixture_jet",
+        "histogram_jet",
         "flow_jet",
         "masked_network",
         "mixture_kernel",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from source_cases import GUIDES, HITS, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
+from source_cases import BINNED, GUIDES, HITS, KINKS, NUISANCES, OBSERVABLES, shaken_flow, theta_points
 
 from surrogate.flow_config import FlowConfig
 from surrogate.flow_jet import flow_log_jet, has_closed_jet
@@ -23,6 +23,7 @@ CONFIGS = {
     "ordering": replace(BASE, guides=GUIDES, ordering=("drift_time", "cs2", "cs1")),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
     "counts": replace(BASE, observables=HITS, kinks=KINKS),
+    "histogram": replace(BASE, observables=BINNED, family="histogram", kinks=KINKS),
     "one component": replace(BASE, components=1),
     "one observable, one nuisance": replace(
         BASE,

@@ -13,8 +13,9 @@ from nflows.transforms.splines.rational_quadratic import rational_quadratic_spli
 from scipy import stats
 from torch import Tensor
 
+from surrogate.cells import cell_centres
 from surrogate.errors import ConfigError
-from surrogate.histogram import HistogramMap, bin_centres
+from surrogate.histogram import HistogramMap
 from surrogate.spline import RationalQuadraticMap
 from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, LogisticMixtureMap, UnivariateMap
 
@@ -217,7 +218,7 @@ def test_a_histogram_map_has_the_probabilities_of_its_columns() -> None:
 def test_edges_of_bins_count_to_the_bin_above(n: int) -> None:
     for dtype in DTYPES:
         edges = torch.arange(n, dtype=dtype) / n
-        centres = bin_centres(edges.unsqueeze(-1), (n,)).squeeze(-1)
+        centres = cell_centres(edges.unsqueeze(-1), (n,)).squeeze(-1)
         assert torch.allclose(centres, (torch.arange(n, dtype=dtype) + 0.5) / n)
 
 
