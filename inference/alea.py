@@ -1,8 +1,9 @@
 """The schema of alea's statistical models (https://github.com/XENONnT/alea, version 0.3.5), read unchanged.
 
-Beyond alea's own keys a source may name a ``surrogate`` (a checkpoint) where alea has ``template_filename``, and
-``nuisance_parameters`` to drive its nuisances by other parameters than those of the same name; a parameter may have a
-``unit`` and a ``constraint``; the file may have ``correlated_constraints``.
+Beyond alea's own keys a source may name a ``surrogate`` (a checkpoint) where alea has ``template_filename``, or a
+``basis`` of mono-energetic templates; a ``spectrum`` to fold either with; and ``nuisance_parameters`` to drive its
+nuisances by other parameters than those of the same name. A parameter may have a ``unit`` and a ``constraint``, the
+file ``correlated_constraints``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from inference.asymptotics import IntervalKind
-from inference.config import ConstraintTerm, CorrelatedTerm, Strict, read_yaml, validate
+from inference.config import BasisConfig, ConstraintTerm, CorrelatedTerm, Strict, read_yaml, validate
 from inference.conversion import Conversion, Note, Rule, apply_rules, only, technical
 from inference.expressions import parse_numbers
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.response import OUTSIDE
 
 Ptype = Literal["rate", "shape", "index", "efficiency", "livetime", "needs_reinit"]
 
@@ -126,6 +128,9 @@ class SourceConfig(TemplateOptions):
     name: str
     parameters: tuple[str, ...]
     surrogate: str | None = None
+    basis: BasisConfig | None = None
+    spectrum: dict[str, str | Number] | None = None
+    outside: Annotated[float, Field(ge=0, lt=1)] = OUTSIDE
     nuisance_parameters: dict[str, str | Number] = Field(default_factory=dict)
 
 

@@ -11,8 +11,9 @@ from inference.alea_parameters import Range, build_parameters
 from inference.asymptotics import IntervalKind
 from inference.conversion import Conversion, Note
 from inference.parameters import ParameterSet
+from inference.response_reader import ResponseReader
 from inference.science_run import RunSource, ScienceRun
-from inference.template_reader import PLACEHOLDER, RunName, SearchPath, TemplateReader, analysis_binning
+from inference.template_reader import PLACEHOLDER, RunName, SearchPath, TemplateReader, analysis_binning, with_filenames
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
 from surrogate.checkpoint import load_checkpoint, read_certificate
@@ -44,27 +45,6 @@ class ModelPieces:
     uncertified: tuple[str, ...]
     confidence_level: float
     interval_kind: IntervalKind
-
-
-def _with_filenames(config: ModelConfig, filenames: Mapping[str, str]) -> ModelConfig:
-    """Fill in file names of templates, given by source or by run/source; all of them must be used."""
-    used: set[str] = set()
-    terms = []
-    for term in config.likelihood_config.likelihood_terms:
-        sources = []
-        for source in term.sources:
-            key = next((k for k in (f"{term.name}/{source.name}", source.name) if k in filenames), None)
-            if key is not None:
-                used.add(key)
-                source = source.model_copy(update={"template_filename": filenames[key]})
-            sources.append(source)
-        terms.append(term.model_copy(update={"sources": tuple(sources)}))
-    for key in filenames:
-        if key not in used and key.split("/")[-1] not in used:
-            known = dict.fromkeys(s.name for t in terms for s in t.sources)
-            raise ConfigError(unknown_name("source", key, known, "template_filenames"))
-    likelihood = config.likelihood_config.model_copy(update={"likelihood_terms": tuple(terms)})
-    return config.model_copy(update={"likelihood_config": likelihood})
 
 
 def _folders(config: ModelConfig, template_path: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
@@ -100,6 +80,7 @@ class Assembler:
         nominal = {n: p.nominal_value for n, p in definitions.items() if p.nominal_value is not None}
         fixed = {n: v for n, v in nominal.items() if definitions[n].ptype not in ("rate", "shape", "index")}
         self.reader = TemplateReader(self.search, {**fixed, **constants}, self.anchors)
+        self.responses = ResponseReader(self.search, {**fixed, **constants}, self.anchors)
         self.notes: list[Note] = []
         self.uncertified: list[str] = []
 
@@ -124,7 +105,12 @@ class Assembler:
     def _binning_of_templates(self, term: TermConfig, place: str) -> Binning | None:
         """Return the grid of the run's first template, for a run that does not say its own."""
         first = next((s for s in term.sources if s.surrogate is None), None)
-        return None if first is None else self.reader.binning(term, first, f"{place}.sources.{first.name}")
+        if first is None:
+            return None
+        where = f"{place}.sources.{first.name}"
+        if first.basis is not None:
+            return self.responses.binning(first.basis, term, where)
+        return self.reader.binning(term, first, where)
 
     def _space(
         self, term: TermConfig, sources: tuple[RunSource, ...], binning: Binning | None, place: str
@@ -157,7 +143,9 @@ class Assembler:
         if index:
             raise ConfigError(f"{place}: ptype 'index' of '{index[0]}' is not supported; make it 'shape'")
         source = self._source(term, config, binning, place)
-        scale = config.histogram_scale_factor or term.histogram_scale_factor if config.surrogate is not None else None
+        scale = (
+            config.histogram_scale_factor or term.histogram_scale_factor if config.surrogate or config.basis else None
+        )
         return RunSource(
             config.name,
             source,
@@ -168,26 +156,39 @@ class Assembler:
         )
 
     def _source(self, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str) -> Source:
+        kinds = {"surrogate": config.surrogate, "basis": config.basis, "template_filename": config.template_filename}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) > 1:
+            raise ConfigError(f"{place}: has both '{given[0]}' and '{given[1]}'; remove one")
         if config.surrogate is not None:
-            if config.template_filename is not None:
-                raise ConfigError(f"{place}: has both 'surrogate' and 'template_filename'; remove one")
-            fields = {**self.reader.constants, "run": RunName(term.name)}
-            checkpoint = fill(config.surrogate, fields, f"{place}.surrogate")
-            path = self.search.find(checkpoint, f"{place}.surrogate")
-            source = load_checkpoint(path)
-            certificate = read_certificate(path)
-            if certificate is None or not certificate.passed:
-                self.uncertified.append(f"{term.name}/{config.name} ({checkpoint})")
-            if term.likelihood_type == "unbinned":
-                return source
-            if binning is None:
-                raise ConfigError(f"{place}: a binned run needs bin edges")
-            return BinnedSource(source, Binning(source.observables.names, binning.edges))
-        if config.nuisance_parameters:
-            raise ConfigError(f"{place}: nuisance_parameters are for surrogates; templates take named_parameters")
+            return self._surrogate(config.surrogate, term, config, binning, place)
         if binning is None:
             raise ConfigError(f"{place}: templates need bin edges in analysis_space")
+        if config.basis is not None:
+            return self.responses.fold_basis(config.basis, term, config, binning, place)
+        if config.spectrum is not None:
+            raise ConfigError(f"{place}: a spectrum is folded with a 'surrogate' or a 'basis'; templates have theirs")
+        if config.nuisance_parameters:
+            raise ConfigError(f"{place}: nuisance_parameters are for surrogates; templates take named_parameters")
         return self.reader.read(term, config, binning, place)
+
+    def _surrogate(
+        self, pattern: str, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str
+    ) -> Source:
+        """Return the source of a checkpoint, folded with a spectrum where one is given, and binned in a binned run."""
+        fields = {**self.reader.constants, "run": RunName(term.name)}
+        checkpoint = fill(pattern, fields, f"{place}.surrogate")
+        path = self.search.find(checkpoint, f"{place}.surrogate")
+        flow = load_checkpoint(path)
+        certificate = read_certificate(path)
+        if certificate is None or not certificate.passed:
+            self.uncertified.append(f"{term.name}/{config.name} ({checkpoint})")
+        source = flow if config.spectrum is None else self.responses.fold_flow(flow, term, config, place)
+        if term.likelihood_type == "unbinned":
+            return source
+        if binning is None:
+            raise ConfigError(f"{place}: a binned run needs bin edges")
+        return BinnedSource(source, Binning(source.observables.names, binning.edges))
 
     def _drivers(self, config: SourceConfig, source: Source, place: str) -> dict[str, str | float]:
         """Return which parameter drives each nuisance: that of the same name unless renamed or held."""
@@ -267,7 +268,7 @@ def assemble(
     """
     file = read_alea(path, nominal_values)
     file.conversion.require_supported()
-    file = replace(file, config=_with_filenames(file.config, template_filenames or {}))
+    file = replace(file, config=with_filenames(file.config, template_filenames or {}))
     builder = Assembler(file, _folders(file.config, template_path))
     runs = tuple(builder.run(term) for term in file.config.likelihood_config.likelihood_terms)
     acting = {n for run in runs for n in run.exposure_parameters} | {

@@ -1,6 +1,7 @@
 """Reading configuration files strictly: duplicate keys, unknown keys and wrong types are errors that name their place.
 
-Also what xeflow adds to alea's schema of a statistical model: ancillary terms that are no independent Gaussians.
+Also what xeflow adds to alea's schema of a statistical model: ancillary terms that are no independent Gaussians, and
+sources that fold a response with a spectrum.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from inference.constraints import (
     PoissonConstraint,
 )
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.spectrum_config import SpectrumBlock
+from surrogate.template_response import Interpolation
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -137,6 +140,25 @@ def validate(schema: type[Schema], data: Mapping[str, Any], where: str) -> Schem
                 message = e["msg"].removeprefix("Value error, ")
                 problems.append(f"{place}: {message[:1].lower()}{message[1:]}, got {e['input']!r}")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+class BasisConfig(Strict):
+    """Templates of mono-energetic recoils at given yields, and the bands that the yields follow.
+
+    ``{edge}`` in the names of the bands becomes ``lower``, ``median`` and ``upper``.
+    """
+
+    file: str
+    light_yield: str
+    charge_yield: str
+    run: str = "{run:lower}"
+    interpolation: Interpolation = "cubic"
+
+
+class SpectrumSection(Strict):
+    """A recoil spectrum, after the fields in it have been filled in."""
+
+    spectrum: SpectrumBlock
 
 
 class GaussianTerm(Strict):

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from inference.alea import SliceConfig, SourceConfig, TermConfig
+from inference.alea import ModelConfig, SliceConfig, SourceConfig, TermConfig
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.file_names import fields_of, fill
@@ -231,3 +231,30 @@ def analysis_binning(term: TermConfig, place: str) -> Binning | None:
         return Binning(tuple(axis for axis, _ in space), rows)
     except ConfigError as error:
         raise ConfigError(f"{place}.analysis_space: {error}") from error
+
+
+def with_filenames(config: ModelConfig, filenames: Mapping[str, str]) -> ModelConfig:
+    """Fill in file names of templates, given by source or by run/source.
+
+    Raises
+    ------
+    ConfigError
+        If one of them belongs to no source.
+    """
+    used: set[str] = set()
+    terms = []
+    for term in config.likelihood_config.likelihood_terms:
+        sources = []
+        for source in term.sources:
+            key = next((k for k in (f"{term.name}/{source.name}", source.name) if k in filenames), None)
+            if key is not None:
+                used.add(key)
+                source = source.model_copy(update={"template_filename": filenames[key]})
+            sources.append(source)
+        terms.append(term.model_copy(update={"sources": tuple(sources)}))
+    for key in filenames:
+        if key not in used and key.split("/")[-1] not in used:
+            known = dict.fromkeys(s.name for t in terms for s in t.sources)
+            raise ConfigError(unknown_name("source", key, known, "template_filenames"))
+    likelihood = config.likelihood_config.model_copy(update={"likelihood_terms": tuple(terms)})
+    return config.model_copy(update={"likelihood_config": likelihood})
