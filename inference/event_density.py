@@ -3,10 +3,14 @@
 Within a fit the events stand still and only theta moves. An :class:`EventDensity` is a source bound to a batch of T
 data sets; the likelihood knows nothing else of the density. The implementations here evaluate the source itself; a
 polynomial in theta fitted once to each event fits the same interface.
+
+Of Hessians ln L needs only sums over events, which an expansion makes without ever forming those of the events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,10 +20,46 @@ from surrogate.jet import Jet
 from surrogate.source import Source
 
 
+@dataclass(frozen=True, eq=False)
+class EventJet:
+    """Value and gradient of f at every event of B rows, and weighted sums of its Hessians.
+
+    Attributes
+    ----------
+    log_scale, value
+        (B, N) as in :class:`surrogate.jet.Jet`: f = exp(log_scale) value.
+    gradient
+        (B, N, K) in units of exp(log_scale).
+    hessian_sum
+        Weights w (B, N) -> sum_i w_i d2f_i (B, K, K) in units of exp(log_scale) of each event.
+    """
+
+    log_scale: Tensor
+    value: Tensor
+    gradient: Tensor
+    hessian_sum: Callable[[Tensor], Tensor]
+
+
+def summing(jet: Jet) -> EventJet:
+    """Return a jet over (B, N) as one that sums Hessians."""
+    k = jet.gradient.shape[-1]
+
+    def hessian_sum(weight: Tensor) -> Tensor:
+        return (weight.unsqueeze(1) @ jet.hessian.flatten(-2)).reshape(-1, k, k)
+
+    return EventJet(jet.log_scale, jet.value, jet.gradient, hessian_sum)
+
+
+def without_hessian(log_f: Tensor, gradient: Tensor) -> EventJet:
+    """Return the jet of f from ln f (B, N) and its gradient (B, N, K), with f as good as linear in theta."""
+    k = gradient.shape[-1]
+    return EventJet(log_f, torch.ones_like(log_f), gradient, lambda weight: weight.new_zeros(len(weight), k, k))
+
+
 class EventDensity(Protocol):
     """f(x_i | theta) for the events i of T data sets."""
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet in theta of the density at every event.
 
         Parameters
@@ -33,7 +73,7 @@ class EventDensity(Protocol):
 
         Returns
         -------
-        Jet
+        EventJet
             Over (B, N), N events of the padded data set.
         """
         ...
@@ -82,10 +122,10 @@ class SourceDensity:
         self._source = source
         self._x = x
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet over (B, N); see :class:`EventDensity`."""
         where = None if centre is None else centre.unsqueeze(1)
-        return self._source.density_jet(per_row(self._x, rows), theta.unsqueeze(1), where)
+        return summing(self._source.density_jet(per_row(self._x, rows), theta.unsqueeze(1), where))
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N); see :class:`EventDensity`."""
@@ -107,10 +147,10 @@ class BinnedDensity:
         self._source = source
         self._index = source.bin_index(x)
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet over (B, N); see :class:`EventDensity`."""
         where = None if centre is None else centre.unsqueeze(1)
-        return self._source.density_jet_at(per_row(self._index, rows), theta.unsqueeze(1), where)
+        return summing(self._source.density_jet_at(per_row(self._index, rows), theta.unsqueeze(1), where))
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N); see :class:`EventDensity`."""
@@ -133,14 +173,11 @@ class FixedDensity:
     def __init__(self, source: Source, x: Tensor, theta: Tensor) -> None:
         flat = x.reshape(-1, x.shape[-1])
         self._log_f = source.log_prob(flat, theta.expand(len(flat), -1)).detach().reshape(x.shape[:-1])
-        self._value = torch.ones_like(self._log_f)
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the constant jet over (B, N); see :class:`EventDensity`."""
         log_f = per_row(self._log_f, rows)
-        k = theta.shape[-1]
-        gradient = log_f.new_zeros(1).expand(*log_f.shape, k)
-        return Jet(log_f, per_row(self._value, rows), gradient, gradient.unsqueeze(-1).expand(*log_f.shape, k, k))
+        return without_hessian(log_f, log_f.new_zeros(1).expand(*log_f.shape, theta.shape[-1]))
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N); see :class:`EventDensity`."""

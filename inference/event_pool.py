@@ -3,11 +3,8 @@
 A toy of the model is made of events drawn from f_c(x | theta) of each source. Drawn from a pool of many such events
 whose densities are expanded in theta already, a toy costs no evaluation of a network at all. The pool is drawn at one
 theta_0; for toys at another theta its events are picked with probabilities proportional to f_c(x | theta) / f_c(x |
-theta_0), which the expansion itself provides.
-
-A pool of n_c events of a source stands for its density with the scatter of n_c events: fits to toys with N_c of them
-scatter about the truth of the pool, which is off by sqrt(N_c / n_c) of their own scatter. With the default of a hundred
-times as many events as in a toy that is a tenth, and adds a half percent in quadrature.
+theta_0), which the expansion itself provides, and calibrated (:mod:`inference.pool_weights`) so that the truth of the
+pool is theta in spite of its finite size.
 """
 
 from __future__ import annotations
@@ -22,15 +19,18 @@ import torch
 from torch import Tensor
 
 from inference.data import DataBatch, padded
-from inference.event_density import EventDensity, bind
-from inference.expanded_density import Chart, ConstantDensity, EventTable, ExpandedDensity
-from inference.expansion import ExpansionReport
+from inference.event_density import EventDensity
+from inference.event_table import EventTable
+from inference.expanded_density import ConstantDensity, ExpandedDensity
+from inference.expansion_report import ExpansionReport
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.philox import stream_of, uniforms
-from inference.polynomial import PolynomialBasis
+from inference.pool_weights import calibrated
 from inference.region import Region
+from inference.run_term import RunTerm
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
+from inference.theta_basis import ThetaBasis
 from inference.toys import draw_counts, throw_centres
 from surrogate.errors import DataError
 
@@ -42,18 +42,17 @@ LEAST_EFFECTIVE = 0.2
 
 @dataclass(frozen=True, eq=False)
 class PoolTable:
-    """ln f of one source at all events of a run's pool, as polynomials.
+    """ln f of one source at all events of a run's pool.
 
     Attributes
     ----------
-    chart, basis
-        The region and the monomials.
+    basis
+        R functions of theta.
     coefficients
-        (E, M).
+        (E, R).
     """
 
-    chart: Chart
-    basis: PolynomialBasis
+    basis: ThetaBasis
     coefficients: Tensor
 
 
@@ -83,16 +82,14 @@ class RunPool:
         start = int(self.counts[:c].sum())
         return slice(start, start + int(self.counts[c]))
 
-    def densities(self, run: ScienceRun, position: Tensor, x: Tensor) -> dict[str, EventDensity]:
-        """Return what stands for the densities at events ``position`` (T, N) of the pool, which are x (T, N, D)."""
-        densities: dict[str, EventDensity] = {}
-        for c in run.sources:
-            if c.name in self.tables:
-                table = self.tables[c.name]
-                rows = EventTable(table.coefficients, position)
-                densities[c.name] = ExpandedDensity(table.chart, table.basis, rows, bind(c.source, x))
-            elif c.name in self.constants:
-                densities[c.name] = ConstantDensity(EventTable(self.constants[c.name], position))
+    def densities(self, position: Tensor) -> dict[str, EventDensity]:
+        """Return what stands for the densities at events ``position`` (T, N) of the pool."""
+        densities: dict[str, EventDensity] = {
+            name: ExpandedDensity(table.basis, EventTable(table.coefficients, position), None)
+            for name, table in self.tables.items()
+        }
+        for name, log_f in self.constants.items():
+            densities[name] = ConstantDensity(EventTable(log_f, position))
         return densities
 
 
@@ -131,12 +128,30 @@ class EventPool:
         return digest.hexdigest()
 
     @property
+    def exact_enough(self) -> bool:
+        """Whether the measured error of -2 ln Lambda is within the tolerance, so that no toy needs a correction."""
+        return self.report.error <= self.report.tolerance
+
+    @property
     def portion(self) -> int:
         """How many toys can be fitted at a time within :data:`FIT_BYTES`."""
-        rates = {run.name: expected_counts(self.parameters, run, self.values.unsqueeze(0)).sum() for run in self.runs}
-        terms = {name: sum(len(t.basis) for t in pool.tables.values()) for name, pool in self.pools.items()}
-        per_toy = 8 * sum(float(n + 5 * n.sqrt()) * (terms[name] + 100) for name, n in rates.items())
+        per_toy = 0.0
+        for run in self.runs:
+            pool = self.pools[run.name]
+            n = float(expected_counts(self.parameters, run, self.values.unsqueeze(0)).sum())
+            numbers = sum(len(t.basis) + 4 * t.basis.chart.n_parameters for t in pool.tables.values())
+            per_toy += 8 * (n + 5 * n**0.5) * (numbers + 4 * len(run.sources) + 2 * len(self.parameters))
         return max(1, int(FIT_BYTES / max(per_toy, 1.0)))
+
+    def covers(self, values: Tensor) -> Tensor:
+        """Return whether the expansions hold at parameters (T, P): (T,)."""
+        covered = torch.ones(len(values), dtype=torch.bool, device=values.device)
+        for run in self.runs:
+            tables = self.pools[run.name].tables
+            for c in run.sources:
+                if c.name in tables:
+                    covered = covered & tables[c.name].basis.inside(theta_of(self.parameters, c, values))
+        return covered
 
     def draw(self, values: Tensor, index: Tensor, seed: int) -> Likelihood:
         """Draw toys and return their likelihood.
@@ -161,8 +176,7 @@ class EventPool:
             pool = self.pools[run.name]
             counts = draw_counts(self.parameters, run, points, index, seed)
             position, weights[run.name] = self._lay_out(run, values, index, counts, seed)
-            x[run.name] = pool.x[position]
-            densities[run.name] = pool.densities(run, position, x[run.name])
+            x[run.name], densities[run.name] = pool.x[position], pool.densities(position)
         data = DataBatch(x, weights, throw_centres(self.parameters, points, index, seed))
         return Likelihood(self.parameters, self.runs, data, densities)
 
@@ -171,40 +185,53 @@ class EventPool:
     ) -> tuple[Tensor, Tensor]:
         """Return which events of the pool make up the toys (T, N), and their weights, zero on the padding."""
         rows = [torch.repeat_interleave(torch.arange(len(index)), n) for n in counts.T]
-        chosen = [self._choose(run, c, values, index, row, seed) for c, row in enumerate(rows)]
+        probability = self._probabilities(run, values)
+        chosen = [self._choose(run, c, probability, index, row, seed) for c, row in enumerate(rows)]
         order = torch.argsort(torch.cat(rows), stable=True)
         position, weights = padded(torch.cat(chosen)[order].unsqueeze(-1), counts.sum(dim=-1), torch.zeros(1))
         return position[..., 0], weights.to(torch.float64)
 
-    def _choose(self, run: ScienceRun, c: int, values: Tensor, index: Tensor, row: Tensor, seed: int) -> Tensor:
+    def _choose(self, run: ScienceRun, c: int, probability: Tensor, index: Tensor, row: Tensor, seed: int) -> Tensor:
         """Return an event of source c from the pool for each entry of ``row`` (n,), the toys that they belong to."""
-        part, source = self.pools[run.name].part(c), run.sources[c]
+        part, name = self.pools[run.name].part(c), run.sources[c].name
         if not len(row):
             return row
-        weight = self._importance(run, source, part, values)
+        weight = probability[part]
         effective = float(weight.sum().square() / weight.square().sum())
         if effective < LEAST_EFFECTIVE * len(weight):
             raise DataError(
-                f"event pool of '{source.name}': {len(weight)} events count for {effective:.0f} at the parameters of "
+                f"event pool of '{name}': {len(weight)} events count for {effective:.0f} at the parameters of "
                 "these toys; build a pool closer to them"
             )
         first = torch.searchsorted(row, torch.arange(len(index)))
         number = torch.arange(len(row)) - first[row]
-        u = uniforms(seed, index[row], stream_of("pool", run.name, source.name), number)[:, 0]
+        u = uniforms(seed, index[row], stream_of("pool", run.name, name), number)[:, 0]
         cumulative = weight.cumsum(0)
         return part.start + torch.searchsorted(cumulative, u * cumulative[-1]).clamp(max=len(weight) - 1)
 
-    def _importance(self, run: ScienceRun, source: RunSource, part: slice, values: Tensor) -> Tensor:
-        """Return f(x | theta) / f(x | theta_0) of the events that are of the source itself."""
-        pool = self.pools[run.name]
-        if source.name in pool.constants or torch.equal(values, self.values):
-            return torch.ones(part.stop - part.start, dtype=torch.float64)
-        theta, table = (
-            theta_of(self.parameters, source, torch.stack([values, self.values])),
-            pool.tables.get(source.name),
+    def _probabilities(self, run: ScienceRun, values: Tensor) -> Tensor:
+        """Return how probable each event of a run's pool is (E,) in toys at values (P,), among those of its source."""
+        pool, points = self.pools[run.name], torch.stack([values, self.values])
+        ratio = [
+            self._log_ratio(pool, c, pool.part(k), theta_of(self.parameters, c, points))
+            for k, c in enumerate(run.sources)
+        ]
+        events = torch.arange(len(pool.x)).unsqueeze(0)
+        term = RunTerm(
+            self.parameters, run, pool.x[events], torch.ones_like(events, dtype=torch.float64), pool.densities(events)
         )
-        if table is not None and bool((table.chart.to_ball(theta).norm(dim=-1) <= 1.0).all()):
-            log_f = table.basis.values(table.chart.to_ball(theta)) @ table.coefficients[part].T
+        scores, expected = term.scores(values.unsqueeze(0), torch.zeros(1, dtype=torch.long))
+        free = torch.tensor([p.fittable for p in self.parameters.parameters])
+        rates = expected_counts(self.parameters, run, values.unsqueeze(0))[0]
+        return calibrated(torch.cat(ratio).exp(), pool.counts, rates, scores[0][:, free], expected[0][free])
+
+    def _log_ratio(self, pool: RunPool, source: RunSource, part: slice, theta: Tensor) -> Tensor:
+        """Return ln f(x | theta) - ln f(x | theta_0) at the events that are of the source itself."""
+        table = pool.tables.get(source.name)
+        if source.name in pool.constants or torch.equal(theta[0], theta[1]):
+            return torch.zeros(part.stop - part.start, dtype=torch.float64)
+        if table is not None and bool(table.basis.inside(theta).all()):
+            log_f = table.basis.values(theta) @ table.coefficients[part].T
         else:
             log_f = source.source.log_prob(pool.x[part].unsqueeze(0), theta.unsqueeze(1))
-        return (log_f[0] - log_f[1]).exp()
+        return log_f[0] - log_f[1]

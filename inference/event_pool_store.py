@@ -14,18 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from inference.chart import chart_of
 from inference.event_pool import EventPool, PoolTable, RunPool
-from inference.expansion import ExpansionOptions, ExpansionReport, SourceReport
+from inference.expansion_report import ExpansionReport, SourceReport
 from inference.parameters import ParameterSet
 from inference.polynomial import PolynomialBasis
 from inference.pool_builder import PoolOptions, build_pool
 from inference.region import Region
 from inference.science_run import ScienceRun, model_hash
-from inference.source_fit import chart_of
+from inference.theta_basis import ThetaBasis
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
-FORMAT = "xeflow-event-pool-1"
+FORMAT = "xeflow-event-pool-2"
 
 
 def pool_key(
@@ -33,8 +34,7 @@ def pool_key(
     runs: Sequence[ScienceRun],
     values: Tensor,
     region: Region,
-    pool: PoolOptions,
-    accuracy: ExpansionOptions,
+    options: PoolOptions,
 ) -> str:
     """Return the SHA-256 of everything a pool is made of: model, surrogates, region, options and code version."""
     record = {
@@ -44,8 +44,7 @@ def pool_key(
         "values": values.tolist(),
         "region": [region.names, region.radius]
         + [t.tolist() for t in (region.centre, region.covariance, region.lower, region.upper)],
-        "pool": asdict(pool),
-        "accuracy": asdict(accuracy),
+        "options": asdict(options),
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
@@ -56,8 +55,7 @@ def cached_pool(
     runs: Sequence[ScienceRun],
     values: Tensor,
     region: Region,
-    pool: PoolOptions | None = None,
-    accuracy: ExpansionOptions | None = None,
+    options: PoolOptions | None = None,
 ) -> EventPool:
     """Return the pool that :func:`inference.pool_builder.build_pool` builds, from the folder if it is there.
 
@@ -66,12 +64,12 @@ def cached_pool(
     DataError
         If the file of that name is damaged.
     """
-    pool, accuracy = pool or PoolOptions(), accuracy or ExpansionOptions()
-    key = pool_key(parameters, runs, values, region, pool, accuracy)
+    options = options or PoolOptions()
+    key = pool_key(parameters, runs, values, region, options)
     path = Path(folder) / f"pool-{key[:24]}.npz"
     if path.exists():
         return _read(path, key, parameters, tuple(runs), values, region)
-    built = build_pool(parameters, runs, values, region, pool, accuracy)
+    built = build_pool(parameters, runs, values, region, options)
     _write(path, key, built)
     return built
 
@@ -82,7 +80,9 @@ def _write(path: Path, key: str, pool: EventPool) -> None:
         arrays[f"{name}/x"], arrays[f"{name}/counts"] = run.x.numpy(), run.counts.numpy()
         for source, table in run.tables.items():
             arrays[f"{name}/tables/{source}"] = table.coefficients.numpy()
-            arrays[f"{name}/degrees/{source}"] = np.array(table.basis.degrees)
+            arrays[f"{name}/degrees/{source}"] = np.array(table.basis.polynomials.degrees)
+            one = torch.eye(len(table.basis.polynomials), dtype=torch.float64)
+            arrays[f"{name}/modes/{source}"] = table.basis.from_monomials(one).numpy()
         for source, log_f in run.constants.items():
             arrays[f"{name}/constants/{source}"] = log_f.numpy()
     with replacing_file(path) as temporary, temporary.open("wb") as file:
@@ -110,8 +110,11 @@ def _run_pool(arrays: Mapping[str, np.ndarray], run: ScienceRun, region: Region)
     for c in run.sources:
         table, constant = f"{run.name}/tables/{c.name}", f"{run.name}/constants/{c.name}"
         if table in arrays:
-            basis = PolynomialBasis(tuple(int(p) for p in arrays[f"{run.name}/degrees/{c.name}"]))
-            tables[c.name] = PoolTable(chart_of(c, region), basis, torch.from_numpy(arrays[table]))
+            chart = chart_of(c, region)
+            degrees = tuple(int(p) for p in arrays[f"{run.name}/degrees/{c.name}"])
+            modes = torch.from_numpy(arrays[f"{run.name}/modes/{c.name}"])
+            basis = ThetaBasis(chart, PolynomialBasis(degrees, chart.n_kinks), modes)
+            tables[c.name] = PoolTable(basis, torch.from_numpy(arrays[table]))
         elif constant in arrays:
             constants[c.name] = torch.from_numpy(arrays[constant])
     x, counts = (torch.from_numpy(arrays[f"{run.name}/{name}"]) for name in ("x", "counts"))

@@ -4,23 +4,22 @@ Inside a region (:mod:`inference.region`) with natural coordinates t, |t| <= 1,
 
     ln f(x_i | theta) = sum_m C_im phi_m(t(theta)),
 
-so value, gradient and Hessian of all events at many theta are one product of the coefficients C (events x M) with the
-derivatives of the monomials (M x 1 + K + K^2): no network is run inside a fit. Outside the region the exact density is
-asked, so that results never rest on an extrapolation.
+so that values and gradients of all events are one product of the coefficients C (events x M) with the monomials and
+their slopes (M x 1 + S), and the Hessian of ln L needs of C only its sums over events, weighted (1 x events x M): no
+network is run inside a fit, and no Hessian of an event is ever formed. Outside the region the exact density is asked,
+or whoever fits sees to it that no fit ends there: results never rest on an extrapolation.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity, per_row
-from inference.polynomial import PolynomialBasis
-from inference.region import Region
-from surrogate.jet import Jet
+from inference.event_density import EventDensity, EventJet, per_row, without_hessian
+from inference.event_table import EventTable
+from inference.theta_basis import ThetaBasis
 from surrogate.source import Source
 
 
@@ -42,157 +41,62 @@ def score(source: Source, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
     return jet.log_scale + jet.value.log(), jet.gradient / jet.value.unsqueeze(-1)
 
 
-@dataclass(frozen=True, eq=False)
-class Chart:
-    """How the nuisances theta of a source map to the natural coordinates of a region.
-
-    Attributes
-    ----------
-    region
-        Of the parameters that drive the source.
-    columns
-        For each of them the first nuisance that it drives; others that it drives are equal to that one.
-    held
-        (K,) the nuisances at the centre.
-    sources
-        (K,) position in the region of the parameter that drives each nuisance; -1 where it is held at a number.
-    """
-
-    region: Region
-    columns: tuple[int, ...]
-    held: Tensor
-    sources: tuple[int, ...]
-
-    def to_ball(self, theta: Tensor) -> Tensor:
-        """Return t (*, S) at theta (*, K)."""
-        return self.region.to_ball(theta[..., list(self.columns)])
-
-    def theta(self, t: Tensor) -> Tensor:
-        """Return theta (n, K) at points t (n, S) of the ball, cut by the bounds."""
-        values = self.region.from_ball(t)
-        theta = self.held.expand(len(t), -1).clone()
-        for k, s in enumerate(self.sources):
-            if s >= 0:
-                theta[:, k] = values[:, s]
-        return theta
-
-    def pull_back(self, gradient: Tensor) -> Tensor:
-        """Return the gradient (*, S) in t of a function with gradient (*, K) in theta."""
-        by_parameter = gradient.new_zeros(*gradient.shape[:-1], len(self.columns))
-        for k, s in enumerate(self.sources):
-            if s >= 0:
-                by_parameter[..., s] += gradient[..., k]
-        return by_parameter @ self.region.axes
-
-
-@dataclass(frozen=True, eq=False)
-class EventTable:
-    """Coefficients of events, and which events make up each of T data sets.
-
-    Attributes
-    ----------
-    coefficients
-        (E, M).
-    index
-        (T, N) row of each event; any row on the padding.
-    """
-
-    coefficients: Tensor
-    index: Tensor
-
-
 class ExpandedDensity:
-    """ln f as a polynomial per event; implements :class:`inference.event_density.EventDensity`.
+    """ln f as a combination of functions of theta per event; an :class:`inference.event_density.EventDensity`.
 
     Parameters
     ----------
-    chart
-        The region, in the source's nuisances.
     basis
-        The monomials.
+        The functions.
     table
-        Coefficients of the events of T data sets.
+        How much of each there is in ln f of the events of T data sets.
     exact
-        The density itself, which is asked outside the region.
+        The density itself, which is asked outside the region; if None the functions are continued, and whoever fits
+        must see where the fit ended.
     """
 
-    def __init__(self, chart: Chart, basis: PolynomialBasis, table: EventTable, exact: EventDensity) -> None:
-        self._chart, self._basis, self._exact = chart, basis, exact
-        self._table = table
-        self._chain = _chain_matrix(torch.linalg.inv(chart.region.axes), basis)
-        self._held_rows: Tensor | None = None
-        self._gathered: Tensor | None = None
+    def __init__(self, basis: ThetaBasis, table: EventTable, exact: EventDensity | None) -> None:
+        self._basis, self._table, self._exact = basis, table, exact
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet over (B, N); see :class:`inference.event_density.EventDensity`."""
-        t = self._chart.to_ball(theta)
-        inside = t.square().sum(dim=-1) <= 1.0 + 1e-9
-        if bool(inside.all()):
-            return self._jet(t, rows, theta.shape[-1])
-        far = self._exact.density_jet(theta[~inside], rows[~inside], None if centre is None else centre[~inside])
-        if not bool(inside.any()):
-            return far
-        near = self._jet(t[inside], rows[inside], theta.shape[-1])
-        parts = zip((near.log_scale, near.value, near.gradient, near.hessian), _fields(far), strict=True)
-        return Jet(*(_merged(inside, a, b) for a, b in parts))
+        exact, inside = self._exact, self._basis.inside(theta)
+        if exact is None or bool(inside.all()):
+            return self._jet(theta, rows)
+        far = exact.density_jet(theta[~inside], rows[~inside], None if centre is None else centre[~inside])
+        return _merged_jet(inside, self._jet(theta[inside], rows[inside]), far) if bool(inside.any()) else far
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N), differentiable in theta (B, K)."""
-        t = self._chart.to_ball(theta)
-        inside = t.detach().square().sum(dim=-1) <= 1.0 + 1e-9
-        if not bool(inside.any()):
-            return self._exact.log_prob(theta, rows)
-        near = self._product(self._basis.values(t[inside]).unsqueeze(1), rows[inside])[:, 0]
-        if bool(inside.all()):
-            return near
-        return _merged(inside, near, self._exact.log_prob(theta[~inside], rows[~inside]))
+        exact, inside = self._exact, self._basis.inside(theta.detach())
+        if exact is None or bool(inside.all()):
+            return self._log_f(theta, rows)
+        far = exact.log_prob(theta[~inside], rows[~inside])
+        return _merged(inside, self._log_f(theta[inside], rows[inside]), far) if bool(inside.any()) else far
 
-    def _jet(self, t: Tensor, rows: Tensor, k: int) -> Jet:
-        s = self._basis.dim
-        out = self._product(self._chain @ self._basis.derivatives(t), rows)
-        gradient = out[:, 1 : 1 + s].mT
-        hessian = out[:, 1 + s :].unflatten(1, (s, s)).permute(0, 3, 1, 2)
-        hessian = hessian + gradient.unsqueeze(-1) * gradient.unsqueeze(-2)
-        if s < k:
-            gradient, hessian = self._widened(gradient, hessian, k)
-        return Jet(out[:, 0], torch.ones_like(out[:, 0]), gradient, hessian)
+    def _log_f(self, theta: Tensor, rows: Tensor) -> Tensor:
+        return self._table.combine(self._basis.values(theta).unsqueeze(1), rows)[:, 0]
 
-    def _widened(self, gradient: Tensor, hessian: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Put derivatives in S parameters at the nuisances that stand for them, zero at the others."""
-        columns = list(self._chart.columns)
-        wide = gradient.new_zeros(*gradient.shape[:-1], k)
-        wide[..., columns] = gradient
-        square = hessian.new_zeros(*gradient.shape[:-1], k, k)
-        square[..., torch.tensor(columns).unsqueeze(-1), columns] = hessian
-        return wide, square
+    def _jet(self, theta: Tensor, rows: Tensor) -> EventJet:
+        point, columns, k = self._basis.at(theta), list(self._basis.chart.columns), theta.shape[-1]
+        out = self._table.combine(torch.cat([point.value.unsqueeze(1), point.slope], dim=1), rows)
+        log_f, slope = out[:, 0], out[:, 1:]
 
-    def _product(self, phi: Tensor, rows: Tensor) -> Tensor:
-        """Return phi (B, J, M) times the coefficients of each row's events: (B, J, N)."""
-        index = self._table.index
-        if len(index) == 1:
-            if self._gathered is None:
-                self._gathered = self._table.coefficients[index[0]].T.contiguous()
-            return phi @ self._gathered
-        if self._gathered is None or self._held_rows is None or not torch.equal(self._held_rows, rows):
-            # the rows of a fit change only when some of them end
-            self._gathered, self._held_rows = self._table.coefficients[index[rows]], rows.clone()
-        return phi @ self._gathered.mT
+        def hessian_sum(weight: Tensor) -> Tensor:
+            hessian = point.curvature(self._table.collect(weight, rows))
+            hessian = hessian + (slope * weight.unsqueeze(1)) @ slope.mT
+            if len(columns) == k:
+                return hessian
+            wide = hessian.new_zeros(len(hessian), k, k)
+            wide[:, torch.tensor(columns).unsqueeze(-1), columns] = hessian
+            return wide
 
-
-def _chain_matrix(inverse_axes: Tensor, basis: PolynomialBasis) -> Tensor:
-    """Return the matrix (1 + S + S^2, J) from derivatives in t, pairs once, to derivatives in the parameters."""
-    s, pairs = basis.dim, basis.pairs
-    chain = inverse_axes.new_zeros(1 + s + s * s, 1 + s + len(pairs))
-    chain[0, 0] = 1.0
-    chain[1 : 1 + s, 1 : 1 + s] = inverse_axes.T
-    for n, (j, k) in enumerate(pairs):
-        block = torch.outer(inverse_axes[j], inverse_axes[k])
-        chain[1 + s :, 1 + s + n] = (block if j == k else block + block.T).flatten()
-    return chain
-
-
-def _fields(jet: Jet) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return jet.log_scale, jet.value, jet.gradient, jet.hessian
+        gradient = slope
+        if len(columns) < k:
+            # derivatives in S parameters are put at the nuisances that stand for them
+            gradient = slope.new_zeros(len(slope), k, slope.shape[-1])
+            gradient[:, columns] = slope
+        return EventJet(log_f, torch.ones_like(log_f), gradient.mT, hessian_sum)
 
 
 def _merged(inside: Tensor, near: Tensor, far: Tensor) -> Tensor:
@@ -200,6 +104,20 @@ def _merged(inside: Tensor, near: Tensor, far: Tensor) -> Tensor:
     out = near.new_empty(len(inside), *near.shape[1:])
     out[inside], out[~inside] = near, far
     return out
+
+
+def _merged_jet(inside: Tensor, near: EventJet, far: EventJet) -> EventJet:
+    """Return the same of jets."""
+
+    def hessian_sum(weight: Tensor) -> Tensor:
+        return _merged(inside, near.hessian_sum(weight[inside]), far.hessian_sum(weight[~inside]))
+
+    return EventJet(
+        _merged(inside, near.log_scale, far.log_scale),
+        _merged(inside, near.value, far.value),
+        _merged(inside, near.gradient, far.gradient),
+        hessian_sum,
+    )
 
 
 class ConstantDensity:
@@ -214,11 +132,10 @@ class ConstantDensity:
     def __init__(self, table: EventTable) -> None:
         self._log_f = table.coefficients[:, 0][table.index]
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the constant jet over (B, N)."""
-        log_f, k = per_row(self._log_f, rows), theta.shape[-1]
-        gradient = log_f.new_zeros(1).expand(*log_f.shape, k)
-        return Jet(log_f, torch.ones_like(log_f), gradient, gradient.unsqueeze(-1).expand(*log_f.shape, k, k))
+        log_f = per_row(self._log_f, rows)
+        return without_hessian(log_f, log_f.new_zeros(1).expand(*log_f.shape, theta.shape[-1]))
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N)."""
@@ -243,14 +160,13 @@ class ScoreDensity:
     def __init__(self, source: Source, x: Tensor) -> None:
         self._source, self._x = source, x
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet over (B, N) with a vanishing Hessian."""
         x = self._x[rows] if len(self._x) > 1 else self._x.expand(len(rows), -1, -1)
         shape, k = x.shape[:-1], theta.shape[-1]
         expanded = theta.unsqueeze(1).expand(*shape, k)
         log_f, gradient = score(self._source, x.reshape(-1, x.shape[-1]), expanded.reshape(-1, k))
-        zero = gradient.new_zeros(1).expand(*shape, k, k)
-        return Jet(log_f.reshape(shape), torch.ones(shape, dtype=log_f.dtype), gradient.reshape(*shape, k), zero)
+        return without_hessian(log_f.reshape(shape), gradient.reshape(*shape, k))
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
         """Return ln f (B, N)."""

@@ -11,48 +11,26 @@ that cannot be made fine enough keeps its exact density.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from inference.chart import chart_of
 from inference.event_density import BinIndexed, bind
-from inference.expanded_density import EventTable, ExpandedDensity
+from inference.event_table import EventTable
+from inference.expanded_density import ExpandedDensity
+from inference.expansion_error import EventSet, ExactDensities, measuring_points
 from inference.expansion_report import ExpansionOptions, ExpansionReport, SourceReport
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
-from inference.polynomial import PolynomialBasis
-from inference.region import Region, ball_points
-from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
-from inference.source_fit import SourceFit, chart_of
+from inference.region import Region
+from inference.science_run import RunSource, ScienceRun
+from inference.source_fit import Nodes, SourceFit, even_nodes
 
-#: Of the quasi-random points at which densities are compared.
-HELD_OUT_SEED = 2
 #: What may be left out along one axis at first, as a fraction of the tolerance, and by which factors it is tightened.
 FIRST_SHARE, TIGHTER = 0.5, (0.1, 0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class EventSet:
-    """Events of one run to be expanded.
-
-    Attributes
-    ----------
-    x
-        (E, D).
-    weights
-        (E,) their weight in ln L.
-    dataset
-        (E,) which of T data sets each belongs to.
-    n_datasets
-        T.
-    """
-
-    x: Tensor
-    weights: Tensor
-    dataset: Tensor
-    n_datasets: int
 
 
 def expandable(source: RunSource) -> bool:
@@ -69,44 +47,33 @@ def shape_parameters(parameters: ParameterSet, runs: Sequence[ScienceRun]) -> tu
 
 
 class RunExpansion:
-    """The expansions of one run, and their errors at some parameter points.
+    """The expansions of one run, and what they are compared with.
 
     Parameters
     ----------
-    parameters, run
-        The model.
-    events
-        Of the run.
+    exact
+        The densities at the events of the run, at the points where errors are measured.
     region
         Where densities are expanded.
-    points
-        Parameter values (1 + H, P): the centre of the region and the points at which errors are measured.
+    nodes
+        Where they are evaluated.
     """
 
-    def __init__(
-        self, parameters: ParameterSet, run: ScienceRun, events: EventSet, region: Region, points: Tensor
-    ) -> None:
-        self.run, self.events = run, events
-        self._theta = {c.name: theta_of(parameters, c, points) for c in run.sources}
-        x = events.x.unsqueeze(0)
-        self._exact = {c.name: c.source.log_prob(x, self._theta[c.name].unsqueeze(1)) for c in run.sources}
-        log_rates = expected_counts(parameters, run, points).log()
-        terms = [r.unsqueeze(-1) + f for r, f in zip(log_rates.T, self._exact.values(), strict=True)]
-        # how much of the intensity at each event is due to each source
-        self._shares = dict(zip(run.source_names, torch.softmax(torch.stack(terms), dim=0), strict=True))
-        self.fits = {c.name: SourceFit(c, chart_of(c, region), events.x) for c in run.sources if expandable(c)}
+    def __init__(self, exact: ExactDensities, region: Region, nodes: Nodes = even_nodes) -> None:
+        self.run, self.exact = exact.run, exact
+        x = exact.events.x
+        self.fits = {c.name: SourceFit(c, chart_of(c, region), x, nodes) for c in exact.run.sources if expandable(c)}
         self.given_up: set[str] = set()
 
     @property
     def n_densities(self) -> int:
         """Evaluations made so far."""
-        held_out = sum(len(theta) for theta in self._theta.values())
-        return len(self.events.x) * (held_out + sum(fit.n_nodes for fit in self.fits.values()))
+        return self.exact.n_densities + len(self.exact.events.x) * sum(fit.n_nodes for fit in self.fits.values())
 
     def degrees(self, name: str, omission: float) -> tuple[int, ...]:
         """Return the degrees at which one source leaves out no more than this in -2 ln Lambda, along any axis."""
-        weight = self.events.weights / self.events.n_datasets
-        left_out = 2.0 * self.fits[name].omissions(weight, self._shares[name][0])
+        events = self.exact.events
+        left_out = 2.0 * self.fits[name].omissions(events.weights / events.n_datasets, self.exact.shares[name][0])
         # cumulative from the highest degree down: the first degree that is good enough
         needed = (left_out > omission).sum(dim=-1).clamp(min=1)
         return tuple(needed.tolist())
@@ -114,37 +81,10 @@ class RunExpansion:
     def differences(self) -> dict[str, Tensor]:
         """Return source -> error of ln f (1 + H, E), of those that are expanded."""
         return {
-            name: fit.predict(self._theta[name]) - self._exact[name]
+            name: fit.predict(self.exact.theta[name]) - self.exact.log_f[name]
             for name, fit in self.fits.items()
             if name not in self.given_up
         }
-
-    def error(self, differences: Mapping[str, Tensor]) -> float:
-        """Return the largest error of -2 ln Lambda, relative to the centre."""
-        # ln lambda' - ln lambda = ln sum_c share_c exp(difference_c)
-        change = torch.zeros_like(next(iter(self._shares.values())))
-        for name, difference in differences.items():
-            change = change + self._shares[name] * torch.expm1(difference)
-        return self._deviation(torch.log1p(change))
-
-    def effect(self, name: str, difference: Tensor) -> float:
-        """Return what one source contributes to the error, to first order."""
-        return self._deviation(self._shares[name] * difference)
-
-    def _deviation(self, by_event: Tensor) -> float:
-        weighted = by_event * self.events.weights
-        total = weighted.new_zeros(len(weighted), self.events.n_datasets)
-        total.index_add_(1, self.events.dataset, weighted)
-        return 2.0 * float((total - total[0]).abs().max())
-
-
-def measuring_points(region: Region, parameters: ParameterSet, values: Tensor, n: int) -> Tensor:
-    """Return parameter values (1 + n, P): those given, moved to the centre of a region and to points within it."""
-    points = values.expand(1 + n, -1).clone()
-    index = [parameters.index(name) for name in region.names]
-    ball = ball_points(n, len(index), HELD_OUT_SEED)
-    points[:, index] = torch.cat([region.centre.unsqueeze(0), region.from_ball(ball)])
-    return points
 
 
 @dataclass
@@ -156,43 +96,59 @@ class _Task:
     omission: float
     effect: float = 0.0
     largest: float = 0.0
+    finest: bool = False
 
     def refine(self, options: ExpansionOptions, tighter: float) -> None:
-        """Make the polynomial finer, or give the source up."""
+        """Make the polynomial finer, if it may have more terms."""
         fit = self.run.fits[self.name]
         self.omission *= tighter
         degrees = self.run.degrees(self.name, self.omission)
-        if degrees == fit.basis.degrees:
+        if degrees == fit.degrees:
             degrees = tuple(p + 1 for p in degrees)
-        if len(PolynomialBasis(degrees)) > options.most_terms:
-            self.run.given_up.add(self.name)
+        if len(fit.basis_of(degrees)) > options.most_terms:
+            self.finest = True
         else:
             fit.fit(degrees)
 
     def report(self) -> SourceReport:
         """Return the outcome."""
         fit, expanded = self.run.fits[self.name], self.name not in self.run.given_up
-        basis = fit.basis
         return SourceReport(
-            self.run.run.name, self.name, expanded, basis.degrees, len(basis), fit.n_nodes, self.largest, self.effect
+            self.run.run.name, self.name, expanded, fit.degrees, len(fit.basis), fit.n_nodes, self.largest, self.effect
         )
 
 
-def refine(runs: Sequence[RunExpansion], options: ExpansionOptions) -> ExpansionReport:
-    """Make polynomials finer until the error is within the tolerance."""
-    first = options.tolerance * FIRST_SHARE
-    tasks = {(run.run.name, name): _Task(run, name, first) for run in runs for name in run.fits}
+def refine(
+    runs: Sequence[RunExpansion], options: ExpansionOptions, first: float = FIRST_SHARE, best_effort: bool = False
+) -> ExpansionReport:
+    """Make polynomials finer until the error is within the tolerance.
+
+    Parameters
+    ----------
+    runs
+        What is expanded.
+    options
+        The tolerance, and the most terms a source may have.
+    first
+        What may be left out along one axis at first, as a fraction of the tolerance.
+    best_effort
+        Whether a source that would need more terms keeps the polynomial it has; else it is given up.
+    """
+    tasks = {(run.run.name, name): _Task(run, name, options.tolerance * first) for run in runs for name in run.fits}
     for task in tasks.values():
         task.refine(options, 1.0)
     while True:
+        for task in tasks.values():
+            if task.finest and not best_effort:
+                task.run.given_up.add(task.name)
         error = 0.0
         for run in runs:
             differences = run.differences()
-            error += run.error(differences)
+            error += run.exact.error(differences)
             for name, difference in differences.items():
                 task = tasks[run.run.name, name]
-                task.effect, task.largest = run.effect(name, difference), float(difference.abs().max())
-        going = [task for task in tasks.values() if task.name not in task.run.given_up]
+                task.effect, task.largest = run.exact.effect(name, difference), float(difference.abs().max())
+        going = [task for task in tasks.values() if not task.finest]
         if error <= options.tolerance or not going:
             break
         worst = max(going, key=lambda task: task.effect)
@@ -256,12 +212,11 @@ def expand(
     options = options or ExpansionOptions()
     points = measuring_points(region, likelihood.parameters, values, options.held_out)
     sets = list(_event_sets(likelihood))
-    runs = [RunExpansion(likelihood.parameters, run, events, region, points) for run, events, _ in sets]
+    runs = [RunExpansion(ExactDensities(likelihood.parameters, run, events, points), region) for run, events, _ in sets]
     report = refine(runs, options)
     densities = {
         run.run.name: {
             name: ExpandedDensity(
-                fit.chart,
                 fit.basis,
                 EventTable(fit.coefficients, index),
                 bind(fit.source.source, likelihood.data.x[run.run.name]),

@@ -22,11 +22,15 @@ class PolynomialBasis:
     ----------
     degrees
         p_k >= 0 for each of the K variables.
+    linear
+        How many of the variables, the last ones, appear to no higher power than the first: their squares are
+        polynomials in others.
     """
 
-    def __init__(self, degrees: tuple[int, ...]) -> None:
-        self.degrees = degrees
-        ranges = [range(p + 1) for p in degrees]
+    def __init__(self, degrees: tuple[int, ...], linear: int = 0) -> None:
+        self.degrees, self.linear = degrees, linear
+        first_linear = len(degrees) - linear
+        ranges = [range((p if k < first_linear else min(p, 1)) + 1) for k, p in enumerate(degrees)]
         powers = [
             a
             for a in itertools.product(*ranges)
@@ -81,26 +85,24 @@ class PolynomialBasis:
         source, factor = (x.to(t.device) for x in self._derivatives)
         return self.values(t)[:, source] * factor
 
-    def slopes(self, t: Tensor) -> Tensor:
-        """Return the first derivatives (B, K, M) at t (B, K)."""
-        source, factor = (x[1 : self.dim + 1].to(t.device) for x in self._derivatives)
-        return self.values(t)[:, source] * factor
 
-    def fitter(self, t: Tensor) -> Tensor:
-        """Return the matrix (M, n (1 + K)) that makes coefficients of values and slopes at the nodes t (n, K).
+def least_squares(values: Tensor, slopes: Tensor) -> Tensor:
+    """Return the matrix (M, n (1 + S)) that makes coefficients of n values and n S slopes, node by node.
 
-        Least squares over n values and n K slopes, node by node: (value, K slopes), ....
-        """
-        rows = torch.cat([self.values(t).unsqueeze(1), SLOPE_WEIGHT * self.slopes(t)], dim=1).flatten(0, 1)
-        weight = t.new_tensor([1.0] + [SLOPE_WEIGHT] * self.dim).repeat(len(t))
-        return torch.linalg.pinv(rows, rtol=1e-12) * weight
+    Parameters
+    ----------
+    values, slopes
+        Of the M functions at the nodes, (n, M) and (n, S, M).
+    """
+    rows = torch.cat([values.unsqueeze(1), SLOPE_WEIGHT * slopes], dim=1).flatten(0, 1)
+    weight = values.new_tensor([1.0] + [SLOPE_WEIGHT] * slopes.shape[1]).repeat(len(values))
+    return torch.linalg.pinv(rows, rtol=1e-12) * weight
 
 
-def chebyshev_fitter(t: Tensor, degree: int) -> Tensor:
-    """Return the matrix (degree + 1, 2 n) that makes Chebyshev coefficients of n values, then n slopes, at t (n,)."""
+def chebyshev_design(t: Tensor, degree: int) -> Tensor:
+    """Return the values, then the slopes, of the Chebyshev polynomials up to a degree at t (n,): (2 n, degree + 1)."""
     columns, slopes = [torch.ones_like(t), t], [torch.zeros_like(t), torch.ones_like(t)]
     for _ in range(2, degree + 1):
         columns.append(2 * t * columns[-1] - columns[-2])
         slopes.append(2 * columns[-2] + 2 * t * slopes[-1] - slopes[-2])
-    design = torch.cat([torch.stack(columns[: degree + 1], dim=-1), torch.stack(slopes[: degree + 1], dim=-1)])
-    return torch.linalg.pinv(design)
+    return torch.cat([torch.stack(columns[: degree + 1], dim=-1), torch.stack(slopes[: degree + 1], dim=-1)])

@@ -97,6 +97,10 @@ class SourceBinding:
         none = value.new_zeros(1).expand(len(theta), k)
         return Jet(torch.zeros_like(value), value, none, none.unsqueeze(-1).expand(-1, k, k))
 
+    def driven_part(self, gradient: Tensor) -> Tensor:
+        """Return the part of a gradient (*, K) that belongs to driven nuisances."""
+        return gradient if self.all_driven else gradient[..., self.columns]
+
     def driven(self, gradient: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parts of a gradient (*, K) and a Hessian (*, K, K) that belong to driven nuisances."""
         if self.all_driven:

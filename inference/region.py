@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -66,7 +67,7 @@ class Region:
         if int(info):
             raise ConfigError(f"region: the covariance of {', '.join(self.names)} is not positive definite")
 
-    @property
+    @cached_property
     def axes(self) -> Tensor:
         """The matrix R L (S, S) with p = c + R L t."""
         return self.radius * torch.linalg.cholesky(self.covariance)
@@ -113,3 +114,13 @@ def ball_points(n: int, dim: int, seed: int) -> Tensor:
     u = u.clamp(1e-6, 1.0 - 1e-6)
     direction = torch.special.ndtri(u[:, :dim])
     return direction / direction.norm(dim=-1, keepdim=True) * u[:, dim:] ** (1.0 / dim)
+
+
+def normal_points(n: int, dim: int, radius: float, seed: int) -> Tensor:
+    """Return n points (n, dim) of a unit ball of ``radius`` standard deviations, distributed as estimates are.
+
+    That is, normally; points that would lie outside are put on the edge. Of a scrambled Sobol sequence.
+    """
+    u = torch.quasirandom.SobolEngine(max(dim, 1), scramble=True, seed=seed).draw(n, dtype=torch.float64)[:, :dim]
+    z = torch.special.ndtri(u.clamp(1e-6, 1.0 - 1e-6))
+    return z / z.norm(dim=-1, keepdim=True).clamp_min(radius)

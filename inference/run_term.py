@@ -19,17 +19,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity, bind, per_row
+from inference.event_density import EventDensity, EventJet, bind, per_row
 from inference.parameters import ParameterSet
 from inference.rate_term import RateJets, RateTerm
 from inference.science_run import ScienceRun
 from inference.source_group import group_sources
 from surrogate.binning import Binning
-from surrogate.jet import Jet
 
 #: Largest ln of a density relative to lambda_i that enters derivatives; squares of exp(300) are still finite.
 LARGEST_LOG = 300.0
@@ -68,6 +68,22 @@ def merge_bins(binning: Binning, x: Tensor, weights: Tensor) -> tuple[Tensor, Te
     contents[row, column] = content
     constant = content * binning.volumes.to(x.device)[bins].log() - torch.lgamma(content + 1)
     return centres, contents, x.new_zeros(n_rows).index_add_(0, row, constant)
+
+
+@dataclass(frozen=True, eq=False)
+class _Mixture:
+    """The sources of a run at B parameter points.
+
+    ``rates``: R_c and derivatives; ``jets``: of f_c over (B, N), to be multiplied by ``unit``, exp(log_scale - shift)
+    (B, C, N); ``density`` (B, C, N) and ``intensity`` (B, N): f_c and lambda in units of exp(``shift``) (B, N).
+    """
+
+    rates: RateJets
+    jets: Sequence[EventJet]
+    unit: Tensor
+    density: Tensor
+    intensity: Tensor
+    shift: Tensor
 
 
 class RunTerm:
@@ -132,27 +148,16 @@ class RunTerm:
 
     def derivatives(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L (B,), its gradient (B, P) and Hessian (B, P, P); zero derivatives where ln L = -inf."""
-        pairs = {c: pair for g in self._groups for c, pair in zip(g.members, g.jets(values, rows, centre), strict=True)}
-        rates = self._rates.jets(values, [pairs[c][0] for c in range(len(pairs))])
-        jets = [pairs[c][1] for c in range(len(pairs))]
-        log_scale = torch.stack([j.log_scale for j in jets], dim=-1)
-        relative = torch.stack([j.value for j in jets], dim=-1)
-        counts = (rates.value != 0).unsqueeze(1) & (relative > 0)
-        shift = torch.where(counts, log_scale, -math.inf).amax(dim=-1, keepdim=True)
-        shift = torch.where(torch.isfinite(shift), shift, 0.0)
-        unit = (log_scale - shift).clamp(max=LARGEST_LOG).exp()
-        density = unit * relative
-        intensity = (density @ rates.value.unsqueeze(-1)).squeeze(-1)
-
+        m = self._mixture(values, rows, centre)
         weights = per_row(self._weights, rows)
-        possible = intensity > 0
-        safe = torch.where(possible, intensity, torch.ones_like(intensity))
-        total = rates.value.sum(dim=-1)
-        value = (weights * (safe.log() + shift.squeeze(-1))).sum(dim=-1) - total + per_row(self._constant, rows)
+        possible = m.intensity > 0
+        safe = torch.where(possible, m.intensity, torch.ones_like(m.intensity))
+        total = m.rates.value.sum(dim=-1)
+        value = (weights * (safe.log() + m.shift)).sum(dim=-1) - total + per_row(self._constant, rows)
         legal = (possible | (weights == 0)).all(dim=-1) & (total >= 0)
         ratio = torch.where(possible, weights, torch.zeros_like(weights)) / safe
 
-        gradient, hessian = self._assemble(rates, jets, unit, density, ratio, ratio / safe)
+        gradient, hessian = self._assemble(m, ratio, ratio / safe)
         zero = gradient.new_zeros(())
         return (
             torch.where(legal, value, torch.full_like(value, -math.inf)),
@@ -160,44 +165,57 @@ class RunTerm:
             torch.where(legal[:, None, None], hessian, zero),
         )
 
-    def _assemble(
-        self, rates: RateJets, jets: Sequence[Jet], unit: Tensor, density: Tensor, ratio: Tensor, curvature: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the gradient (B, P) and the Hessian (B, P, P); see the module's formulas.
+    def scores(self, values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient of ln lambda_i (B, N, P) at every event, and that of mu_tot (B, P)."""
+        m = self._mixture(values, rows, None)
+        expected = self._rates.to_parameters(m.rates.gradient).sum(dim=1)
+        return (self._intensity_gradient(m) / m.intensity.unsqueeze(1)).mT, expected
 
-        Parameters
-        ----------
-        rates
-            R_c and derivatives.
-        jets
-            Of f_c over (B, N), to be multiplied by ``unit``.
-        unit
-            exp(log_scale - shift) (B, N, C).
-        density
-            f_c (B, N, C), in units of exp(shift) as everything here.
-        ratio, curvature
-            w / lambda and w / lambda^2 (B, N).
-        """
-        occupancy = (ratio.unsqueeze(1) @ density).squeeze(1) - 1
+    def _mixture(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> _Mixture:
+        """Return rates, densities and intensities at values (B, P)."""
+        pairs = {c: pair for g in self._groups for c, pair in zip(g.members, g.jets(values, rows, centre), strict=True)}
+        rates = self._rates.jets(values, [pairs[c][0] for c in range(len(pairs))])
+        jets = [pairs[c][1] for c in range(len(pairs))]
+        log_scale = torch.stack([j.log_scale for j in jets], dim=1)
+        relative = torch.stack([j.value for j in jets], dim=1)
+        counts = (rates.value != 0).unsqueeze(-1) & (relative > 0)
+        shift = torch.where(counts, log_scale, -math.inf).amax(dim=1, keepdim=True)
+        shift = torch.where(torch.isfinite(shift), shift, 0.0)
+        unit = (log_scale - shift).clamp_(max=LARGEST_LOG).exp_()
+        density = unit * relative
+        intensity = (rates.value.unsqueeze(1) @ density).squeeze(1)
+        return _Mixture(rates, jets, unit, density, intensity, shift.squeeze(1))
+
+    def _intensity_gradient(self, m: _Mixture) -> Tensor:
+        """Return the gradient of lambda_i (B, P, N)."""
+        columns, slopes = [m.density], [self._rates.to_parameters(m.rates.gradient)]
+        for c, (b, jet) in enumerate(zip(self._rates.bindings, m.jets, strict=True)):
+            if b.moves:
+                gradient = b.driven_part(jet.gradient)
+                block = slice(self._rates.n_factors, self._rates.n_factors + gradient.shape[-1])
+                columns.append(gradient.mT * (m.unit[:, c] * m.rates.value[:, c, None]).unsqueeze(1))
+                slopes.append(self._rates.embed[c, block].expand(len(gradient), -1, -1))
+        return torch.cat(slopes, dim=1).mT @ torch.cat(columns, dim=1)
+
+    def _assemble(self, m: _Mixture, ratio: Tensor, curvature: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradient (B, P) and the Hessian (B, P, P), given w / lambda and w / lambda^2 (B, N)."""
+        rates = m.rates
+        occupancy = (m.density @ ratio.unsqueeze(-1)).squeeze(-1) - 1
         first = rates.gradient * occupancy[..., None]
         second = rates.hessian * occupancy[..., None, None]
-        columns, slopes = [density], [self._rates.to_parameters(rates.gradient)]
-        for c, (b, jet) in enumerate(zip(self._rates.bindings, jets, strict=True)):
+        for c, (b, jet) in enumerate(zip(self._rates.bindings, m.jets, strict=True)):
             if not b.moves:
                 continue
-            gradient, hessian = b.driven(jet.gradient, jet.hessian)
+            weight, rate = ratio * m.unit[:, c], rates.value[:, c, None]
+            gradient, h = b.driven(jet.gradient, jet.hessian_sum(weight))
             n = gradient.shape[-1]
             block = slice(self._rates.n_factors, self._rates.n_factors + n)
-            weight, rate = (ratio * unit[..., c]).unsqueeze(1), rates.value[:, c, None]
-            g = (weight @ gradient).squeeze(1)
-            h = (weight @ hessian.flatten(-2)).reshape(-1, n, n)
+            g = (weight.unsqueeze(1) @ gradient).squeeze(1)
             first[:, c, block] += rate * g
             mixed = rates.gradient[:, c, :, None] * g[:, None, :]
             second[:, c, :, block] += mixed
             second[:, c, block, :] += mixed.mT
             second[:, c, block, block] += rate[..., None] * h
-            columns.append(gradient * (unit[..., c] * rate).unsqueeze(-1))
-            slopes.append(self._rates.embed[c, block].expand(len(rate), -1, -1))
-        intensity_gradient = torch.cat(columns, dim=-1) @ torch.cat(slopes, dim=1)
-        outer = (intensity_gradient * curvature.unsqueeze(-1)).mT @ intensity_gradient
+        intensity_gradient = self._intensity_gradient(m)
+        outer = (intensity_gradient * curvature.unsqueeze(1)) @ intensity_gradient.mT
         return self._rates.to_parameters(first).sum(dim=1), self._rates.sum_hessians(second) - outer

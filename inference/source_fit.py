@@ -8,16 +8,18 @@ the region the Chebyshev coefficients of ln f tell what leaving out the higher o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from inference.expanded_density import Chart, score
-from inference.polynomial import PolynomialBasis, chebyshev_fitter
-from inference.region import Region, ball_points
+from inference.chart import Chart
+from inference.expanded_density import score
+from inference.polynomial import PolynomialBasis, chebyshev_design, least_squares
+from inference.region import ball_points, normal_points
 from inference.science_run import RunSource
-from surrogate.errors import ConfigError
+from inference.theta_basis import ThetaBasis
 
 #: Nodes on each axis, and the highest degree that is told from them (a node gives a value and a slope).
 AXIS_NODES, AXIS_DEGREE = 6, 10
@@ -25,24 +27,21 @@ AXIS_NODES, AXIS_DEGREE = 6, 10
 EXCESS = 1.5
 #: Of the quasi-random nodes within the ball.
 NODE_SEED = 1
+#: Width of the distribution of nodes that lie where estimates do, in standard deviations of these.
+CENTRAL = 2.0
 
 
-def chart_of(source: RunSource, region: Region) -> Chart:
-    """Return how the nuisances of a source map into a region, of which only the parameters that drive it count.
+Nodes = Callable[[Chart, int], Tensor]
 
-    Raises
-    ------
-    ConfigError
-        If the region lacks one of them.
-    """
-    drivers = source.drivers
-    names = tuple(dict.fromkeys(d for d in drivers if isinstance(d, str)))
-    for name in names:
-        if name not in region.names:
-            raise ConfigError(f"region: has no '{name}', which drives source '{source.name}'")
-    position = tuple(names.index(d) if isinstance(d, str) else -1 for d in drivers)
-    held = torch.tensor([0.0 if isinstance(d, str) else d for d in drivers], dtype=torch.float64)
-    return Chart(region.of(names), tuple(position.index(s) for s in range(len(names))), held, position)
+
+def even_nodes(chart: Chart, n: int) -> Tensor:
+    """Return n points (n, S) that fill the ball of a chart."""
+    return ball_points(n, chart.n_parameters, NODE_SEED)
+
+
+def central_nodes(chart: Chart, n: int) -> Tensor:
+    """Return n points (n, S) of the ball that lie like estimates with doubled errors: few at its edge."""
+    return normal_points(n, chart.n_parameters, chart.region.radius / CENTRAL, NODE_SEED)
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Axis:
     half
         Half the length of that part.
     fitter
-        Makes Chebyshev coefficients of the values, then the slopes per half-length, at the nodes.
+        Makes Chebyshev coefficients of the values, then the slopes per half-length, at the nodes; kinks aside.
     """
 
     nodes: Tensor
@@ -64,8 +63,9 @@ class Axis:
     fitter: Tensor
 
 
-def axis_nodes(region: Region, k: int) -> Axis:
-    """Return the nodes on axis k of a region."""
+def axis_nodes(chart: Chart, k: int) -> Axis:
+    """Return the nodes on axis k of the region of a chart."""
+    region = chart.region
     direction = region.axes[:, k]
     moving = direction != 0
     ends = torch.stack([region.lower - region.centre, region.upper - region.centre])[:, moving] / direction[moving]
@@ -75,7 +75,27 @@ def axis_nodes(region: Region, k: int) -> Axis:
     half = 0.5 * (high - low)
     nodes = torch.zeros(AXIS_NODES, len(region.names), dtype=torch.float64)
     nodes[:, k] = 0.5 * (high + low) + half * s
-    return Axis(nodes, half, chebyshev_fitter(s, AXIS_DEGREE))
+    return Axis(nodes, half, _axis_fitter(chart, nodes, s, half * direction))
+
+
+def _axis_fitter(chart: Chart, nodes: Tensor, s: Tensor, direction: Tensor) -> Tensor:
+    """Return what makes Chebyshev coefficients of values and slopes at nodes on an axis.
+
+    A kink that the axis crosses takes part with its coordinate, even and odd, at the expense of the highest degrees.
+    """
+    kinks = chart.kinks
+    crossed = [] if kinks is None else [j for j, owner in enumerate(kinks.owners) if float(direction[owner]) != 0]
+    degree = AXIS_DEGREE - 2 * len(crossed)
+    design = chebyshev_design(s, degree)
+    if kinks is not None and crossed:
+        theta = chart.theta(nodes)
+        u, slope = kinks.values(theta), kinks.derivatives(theta)[0] * direction[list(kinks.owners)]
+        even = torch.cat([u, slope])[:, crossed]
+        odd = torch.cat([u * s.unsqueeze(-1), u + slope * s.unsqueeze(-1)])[:, crossed]
+        design = torch.cat([design, even, odd], dim=-1)
+    fitter = design.new_zeros(AXIS_DEGREE + 1, len(design))
+    fitter[: degree + 1] = torch.linalg.pinv(design)[: degree + 1]
+    return fitter
 
 
 class SourceFit:
@@ -89,22 +109,24 @@ class SourceFit:
         The region in its nuisances.
     x
         Events (E, D).
+    nodes
+        Where ln f is evaluated, besides the axes.
     """
 
-    def __init__(self, source: RunSource, chart: Chart, x: Tensor) -> None:
-        self.source, self.chart, self._x = source, chart, x
-        self._axes = [axis_nodes(chart.region, k) for k in range(len(chart.columns))]
-        self._nodes = x.new_zeros(0, len(self._axes), dtype=torch.float64)
+    def __init__(self, source: RunSource, chart: Chart, x: Tensor, nodes: Nodes = even_nodes) -> None:
+        self.source, self.chart, self._x, self._choose = source, chart, x, nodes
+        self._axes = [axis_nodes(chart, k) for k in range(chart.n_parameters)]
+        self._nodes = chart.held.new_zeros(0, len(chart.held))
         self._data: list[Tensor] = []
         self._n_ball = 0
         self._evaluate(torch.cat([axis.nodes for axis in self._axes]))
-        self.basis = PolynomialBasis((0,) * len(self._axes))
+        self.basis = ThetaBasis(chart, PolynomialBasis((0,) * (chart.n_parameters + chart.n_kinks), chart.n_kinks))
         self.coefficients = x.new_zeros(len(x), 1)
 
     def _evaluate(self, t: Tensor) -> None:
         """Add nodes t (n, S) of the ball: ln f and its slopes in t, (1 + S, E) each."""
         theta = self.chart.theta(t)
-        self._nodes = torch.cat([self._nodes, self.chart.to_ball(theta)])
+        self._nodes = torch.cat([self._nodes, theta])
         for node in theta:
             log_f, gradient = score(self.source.source, self._x, node.expand(len(self._x), -1))
             self._data.append(torch.cat([log_f.unsqueeze(0), self.chart.pull_back(gradient).T]))
@@ -133,16 +155,28 @@ class SourceFit:
             rows.append(size.flip(0).cumsum(0).flip(0) - size)
         return torch.stack(rows)
 
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        """Degrees along the natural coordinates."""
+        return self.basis.polynomials.degrees[: self.chart.n_parameters]
+
+    def basis_of(self, degrees: tuple[int, ...]) -> ThetaBasis:
+        """Return the polynomials of these degrees; a kink counts like the best resolved coordinate."""
+        linear = self.chart.n_kinks
+        return ThetaBasis(self.chart, PolynomialBasis((*degrees, *(max(degrees),) * linear), linear))
+
     def fit(self, degrees: tuple[int, ...]) -> None:
         """Fit a polynomial of these degrees, evaluating the nodes that it needs beyond those there are."""
-        basis = PolynomialBasis(degrees)
-        wanted = math.ceil(EXCESS * len(basis) / (1 + basis.dim))
+        basis, dim = self.basis_of(degrees), self.chart.n_parameters
+        wanted = math.ceil(EXCESS * len(basis) / (1 + dim))
         if wanted > self._n_ball:
-            self._evaluate(ball_points(wanted, basis.dim, NODE_SEED)[self._n_ball :])
+            self._evaluate(self._choose(self.chart, wanted)[self._n_ball :])
             self._n_ball = wanted
         self.basis = basis
-        self.coefficients = (basis.fitter(self._nodes) @ torch.cat(self._data)).T
+        at = basis.inner(self._nodes)
+        fitter = least_squares(at.value, self.chart.region.axes.T @ at.slope)
+        self.coefficients = (fitter @ torch.cat(self._data)).T
 
     def predict(self, theta: Tensor) -> Tensor:
         """Return ln f (H, E) at theta (H, K)."""
-        return self.basis.values(self.chart.to_ball(theta)) @ self.coefficients.T
+        return self.basis.values(theta) @ self.coefficients.T

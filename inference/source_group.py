@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity, per_row
+from inference.event_density import EventDensity, EventJet, per_row, summing
 from inference.rate_term import SourceBinding
 from surrogate.jet import Jet
 from surrogate.template import TemplateSource
@@ -26,7 +26,7 @@ class SourceGroup(Protocol):
         """Positions of the sources in the run."""
         ...
 
-    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, Jet]]:
+    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, EventJet]]:
         """Return, per member, the jets of mu over (B,) and of f over (B, N) in the source's nuisances.
 
         Parameters
@@ -59,7 +59,7 @@ class SingleSource:
         self._binding = binding
         self._density = density
 
-    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, Jet]]:
+    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, EventJet]]:
         """Return its two jets; see :class:`SourceGroup`."""
         theta = self._binding.theta(values)
         where = None if centre is None else self._binding.theta(centre)
@@ -100,7 +100,7 @@ class TemplateGroup:
         self._rates = self._grid.gather_corners(rates).transpose(1, 2).contiguous()
         self._density = self._grid.gather_corners(density).permute(0, 2, 3, 1).flatten(0, 1).contiguous()
 
-    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, Jet]]:
+    def jets(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> list[tuple[Jet, EventJet]]:
         """Return the jets of the members; see :class:`SourceGroup`."""
         theta = self._binding.theta(values)
         self._nuisances.check(theta)
@@ -114,7 +114,7 @@ class TemplateGroup:
         return [
             (
                 Jet(zero_rate, rates[0][:, k], rates[1][:, k], rates[2][:, k]),
-                Jet(zero_density, density[0][..., k], density[1][..., k, :], density[2][..., k, :, :]),
+                summing(Jet(zero_density, density[0][..., k], density[1][..., k, :], density[2][..., k, :, :])),
             )
             for k in range(s)
         ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity
+from inference.event_density import EventDensity, EventJet, summing, without_hessian
 from inference.expanded_density import Scored, score
 from inference.likelihood import Likelihood
 from inference.results import FitResult, Interval, SurrogateError
@@ -27,7 +27,6 @@ from inference.science_run import RunSource, ScienceRun, theta_of
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import RangeError
 from surrogate.flow_source import FlowSource
-from surrogate.jet import Jet
 from surrogate.source import Source
 from surrogate.variations import Trained, is_complete, variations
 
@@ -86,10 +85,10 @@ def _trained(runs: tuple[ScienceRun, ...]) -> Iterator[tuple[str, Trained]]:
 class _FixedJets:
     """The jets of a density at fixed parameter points, whatever is asked; implements ``EventDensity``."""
 
-    def __init__(self, jet: Jet) -> None:
+    def __init__(self, jet: EventJet) -> None:
         self._jet = jet
 
-    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> Jet:
+    def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         return self._jet
 
     def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ class _Frame:
     ends: Mapping[str, float]
     free: tuple[str, ...]
     covariance: Tensor
-    jets: Mapping[tuple[str, str], Jet]
+    jets: Mapping[tuple[str, str], EventJet]
 
     @classmethod
     def of(cls, likelihood: Likelihood, fit: FitResult, interval: Interval | None) -> _Frame:
@@ -145,7 +144,9 @@ class _Frame:
         slopes = {name: float(-2 * gradient[1 + k, column]) for k, name in enumerate(names)}
         return replace(frame, ends=slopes)
 
-    def evaluate(self, runs: tuple[ScienceRun, ...], changed: Mapping[tuple[str, str], Jet]) -> tuple[Tensor, Tensor]:
+    def evaluate(
+        self, runs: tuple[ScienceRun, ...], changed: Mapping[tuple[str, str], EventJet]
+    ) -> tuple[Tensor, Tensor]:
         """Return ln L (B,) and its gradient (B, P) at the points, with some sources or densities changed."""
         densities: dict[str, dict[str, EventDensity]] = {}
         for (run, source), jet in {**self.jets, **changed}.items():
@@ -168,18 +169,16 @@ class _Frame:
         return dict(zip((*self.free, *self.ends), errors, strict=True))
 
 
-def _jets(likelihood: Likelihood, run: ScienceRun, c: RunSource, source: Source, points: Tensor) -> Jet:
-    """Return the jets (B, N) of a density without Hessians, which no gradient of ln L contains."""
+def _jets(likelihood: Likelihood, run: ScienceRun, c: RunSource, source: Source, points: Tensor) -> EventJet:
+    """Return the jets (B, N) of a density; Hessians are not needed, as no gradient of ln L contains them."""
     x = likelihood.data.x[run.name][0]
     theta = theta_of(likelihood.parameters, c, points)
     shape, k = (len(points), len(x)), theta.shape[-1]
     if not isinstance(source, Scored):
-        jet = source.density_jet(x, theta.unsqueeze(1))
-        return replace(jet, hessian=torch.zeros_like(jet.hessian))
+        return summing(source.density_jet(x, theta.unsqueeze(1)))
     rows = theta.repeat_interleave(len(x), dim=0)
     log_f, gradient = score(source, x.repeat(len(points), 1), rows)
-    zero = gradient.new_zeros(1).expand(*shape, k, k)
-    return Jet(log_f.reshape(shape), torch.ones_like(log_f).reshape(shape), gradient.reshape(*shape, k), zero)
+    return without_hessian(log_f.reshape(shape), gradient.reshape(*shape, k))
 
 
 def _covariance(frame: _Frame, source: Trained) -> Tensor:

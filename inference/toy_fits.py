@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.batch_fit import FitBatch, fit_batch
+from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.data import DataBatch
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
@@ -40,6 +40,8 @@ UNITS = {
     "status_free": "",
     "status_conditional": "",
     "refits": "",
+    "expanded": "",
+    "deviation": "",
 }
 
 
@@ -57,6 +59,11 @@ class ToyFits:
         (B,) codes of :class:`inference.minimize.FitStatus`.
     refits
         (B,) how many fits were repeated.
+    expanded
+        (B,) 1 where ln L is that of densities expanded in the nuisances, 0 where it is exact.
+    deviation
+        (B,) by how much -2 ln Lambda changed when ln L of fits on an expansion was evaluated with the exact densities;
+        NaN where it was not.
     """
 
     mu: np.ndarray
@@ -66,6 +73,8 @@ class ToyFits:
     status_free: np.ndarray
     status_conditional: np.ndarray
     refits: np.ndarray
+    expanded: np.ndarray
+    deviation: np.ndarray
 
     def __len__(self) -> int:
         return len(self.mu)
@@ -140,39 +149,71 @@ def fit_pairs(
     ToyFits
         One entry per data set.
     """
-    return fit_likelihood_pairs(Likelihood(parameters, runs, data), poi, mu, start)
+    return fit_likelihood_pairs(Likelihood(parameters, runs, data), poi, mu, start).record()
 
 
-def fit_likelihood_pairs(likelihood: Likelihood, poi: str, mu: Tensor, start: Tensor) -> ToyFits:
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Free and conditional fits to T data sets.
+
+    Attributes
+    ----------
+    poi
+        Position of the parameter of interest.
+    mu
+        (T,) where it was held.
+    free, conditional
+        The fits.
+    refits
+        (T,) how many fits were repeated.
+    """
+
+    poi: int
+    mu: Tensor
+    free: FitBatch
+    conditional: FitBatch
+    refits: Tensor
+
+    def record(self) -> ToyFits:
+        """Return what is kept of them."""
+        free, conditional = self.free, self.conditional
+        columns = (
+            self.mu,
+            free.values[:, self.poi],
+            free.log_likelihood,
+            conditional.log_likelihood,
+            free.status,
+            conditional.status,
+            self.refits,
+            torch.zeros_like(self.refits),
+            torch.full_like(self.mu, torch.nan),
+        )
+        return ToyFits(*(column.cpu().numpy() for column in columns))
+
+
+def fit_likelihood_pairs(
+    likelihood: Likelihood, poi: str, mu: Tensor, start: Tensor, options: FitOptions | None = None
+) -> PairBatch:
     """Fit every data set of a likelihood; see :func:`fit_pairs`."""
-    parameters = likelihood.parameters
-    rows = torch.arange(likelihood.n_datasets)
-    begin = start.to(torch.float64).expand(len(rows), -1)
-    mu = mu.to(torch.float64).expand(len(rows))
-    free = fit_batch(likelihood, None, rows, begin)
-    conditional = fit_batch(likelihood, {poi: mu}, rows, begin)
-    refits = torch.zeros(len(rows), dtype=torch.int64)
+    rows = torch.arange(likelihood.n_datasets, device=likelihood.data.centres.device)
+    begin = start.to(likelihood.data.centres).expand(len(rows), -1)
+    mu = mu.to(begin).expand(len(rows))
+    free = fit_batch(likelihood, None, rows, begin, options)
+    conditional = fit_batch(likelihood, {poi: mu}, rows, begin, options)
+    refits = torch.zeros_like(rows)
 
     lost = (~conditional.success).nonzero().flatten()
     if len(lost):
-        again = fit_batch(likelihood, {poi: mu[lost]}, rows[lost], free.values[lost])
+        again = fit_batch(likelihood, {poi: mu[lost]}, rows[lost], free.values[lost], options)
         conditional = _put_better(conditional, lost, again)
         refits[lost] += 1
     below = 2 * (free.log_likelihood - conditional.log_likelihood) < FAILED_BELOW
     low = (below | ~free.success).nonzero().flatten()
     if len(low):
-        again = fit_batch(likelihood, None, rows[low], conditional.values[low])
+        again = fit_batch(likelihood, None, rows[low], conditional.values[low], options)
         free = _put_better(free, low, again)
         refits[low] += 1
-    return ToyFits(
-        mu.numpy(),
-        free.values[:, parameters.index(poi)].cpu().numpy(),
-        free.log_likelihood.cpu().numpy(),
-        conditional.log_likelihood.cpu().numpy(),
-        free.status.cpu().numpy(),
-        conditional.status.cpu().numpy(),
-        refits.numpy(),
-    )
+    return PairBatch(likelihood.parameters.index(poi), mu, free, conditional, refits)
 
 
 def _put_better(batch: FitBatch, index: Tensor, again: FitBatch) -> FitBatch:

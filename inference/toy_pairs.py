@@ -7,7 +7,7 @@ mu, held at zero: the power of a discovery. Made without signal, held at mu: CL_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from torch import Tensor
 from inference.counting import Fraction, clopper_pearson
 from inference.event_pool import EventPool
 from inference.parameters import ParameterSet
+from inference.pooled_pairs import PooledPairWork
 from inference.science_run import ScienceRun, model_hash
 from inference.storage import read_study
 from inference.study import StudyPlan, run_study
 from inference.study_record import Chunk, Columns, StudyHeader
-from inference.toy_fits import UNITS, ToyFits, fit_likelihood_pairs, fit_pairs, join
+from inference.toy_fits import UNITS, ToyFits, fit_pairs
 from inference.toys import draw_toys, toy_index
 from surrogate.errors import ConfigError, DataError
 
@@ -61,47 +62,6 @@ class ToyPairWork:
         fits = fit_pairs(self.parameters, self.runs, toys.data, self.poi, tested, truth)
         columns = {name: getattr(fits, name) for name in ToyFits.__dataclass_fields__}
         return {"point": np.full(chunk.size, chunk.point), "toy": chunk.toys.numpy(), **columns}
-
-
-@dataclass(frozen=True, eq=False)
-class PooledPairWork:
-    """The same with toys drawn from a pool of expanded events; see :mod:`inference.event_pool`.
-
-    Attributes
-    ----------
-    pool
-        The pool, with its model.
-    poi, points, tested, seed
-        As for :class:`ToyPairWork`.
-    portion
-        Toys fitted at a time, which bounds the memory.
-    """
-
-    pool: EventPool
-    poi: str
-    points: Tensor
-    tested: Tensor
-    seed: int
-    portion: int
-
-    def __call__(self, chunk: Chunk) -> Columns:
-        """Return the columns of :data:`inference.toy_fits.UNITS`."""
-        fits = join([self._fit(chunk.point, toys) for toys in chunk.toys.split(self.portion)])
-        columns = {name: getattr(fits, name) for name in ToyFits.__dataclass_fields__}
-        return {"point": np.full(chunk.size, chunk.point), "toy": chunk.toys.numpy(), **columns}
-
-    def _fit(self, point: int, toys: Tensor) -> ToyFits:
-        """Fit toys on the expansion; those without valid fits again with the exact densities."""
-        truth, tested = self.points[point], self.tested[point].expand(len(toys))
-        likelihood = self.pool.draw(truth, toy_index(point, toys), self.seed)
-        fits = fit_likelihood_pairs(likelihood, self.poi, tested, truth)
-        lost = np.flatnonzero(~fits.valid)
-        if not len(lost):
-            return fits
-        rows = torch.from_numpy(lost)
-        data = likelihood.data.take(rows)
-        again = fit_pairs(self.pool.parameters, self.pool.runs, data, self.poi, tested[rows], truth)
-        return fits.put(lost, replace(again, refits=again.refits + fits.refits[lost] + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +120,17 @@ class ToyPairs:
         return int(self.fits.refits.sum())
 
     @property
+    def n_expanded(self) -> int:
+        """Toys whose ln L is that of expanded densities."""
+        return int(self.fits.expanded.sum())
+
+    @property
+    def expansion_error(self) -> float | None:
+        """Largest change of -2 ln Lambda by the exact densities, over the toys examined; None without any."""
+        examined = self.fits.deviation[np.isfinite(self.fits.deviation)]
+        return float(examined.max()) if len(examined) else None
+
+    @property
     def n_failed(self) -> int:
         """Toys without valid fits, after all repetitions."""
         return int((~self.fits.valid).sum())
@@ -214,7 +185,7 @@ def run_pairs(
         if model_hash(pool.parameters, pool.runs) != model:
             raise ConfigError("the event pool is of another model; build one of this model")
         settings["pool"] = pool.identity
-        work = PooledPairWork(pool, poi, points, held, seed, pool.portion)
+        work = PooledPairWork(pool, poi, points, held, seed)
     header = StudyHeader(KIND, model, seed, settings, UNITS)
     return _gathered(header, run_study(header, work, len(points), n_toys, plan or StudyPlan()))
 

@@ -95,6 +95,11 @@ class EnsembleSource:
     def _shares(self) -> Tensor:
         return torch.full((len(self.members),), 1.0 / len(self.members), dtype=torch.float64)
 
+    @property
+    def kinks(self) -> tuple[str, ...]:
+        """Nuisances at whose nominal values the density of a member turns sharply."""
+        return tuple(name for name in self.nuisances.names if any(name in member.kinks for member in self.members))
+
     @cached_property
     def identity(self) -> str:
         """SHA-256 of the identities of the members."""

@@ -98,6 +98,11 @@ class FlowSource:
         """None: a flow is smooth."""
         return {}
 
+    @property
+    def kinks(self) -> tuple[str, ...]:
+        """Nuisances at whose nominal values the density turns within a fraction of a standard deviation."""
+        return self.flow.config.kinks
+
     @cached_property
     def identity(self) -> str:
         """SHA-256 of architecture, weights, acceptance and rate; the same in every dtype that holds the weights."""
