@@ -24,6 +24,7 @@ from surrogate.errors import ConfigError
 from surrogate.jet import Jet
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+from surrogate.shapes import broadcast_shape
 from surrogate.source import Source
 from surrogate.template import TemplateSource
 
@@ -119,7 +120,7 @@ class BinnedSource:
     def density_jet_at(self, index: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet of f in the bins ``index`` (*,), at theta (*, K); bins -1 give density 0."""
         k = self.nuisances.dim
-        shape = torch.broadcast_shapes(index.shape, theta.shape[:-1])
+        shape = broadcast_shape(index.shape, theta.shape[:-1])
         flat = index.expand(shape).reshape(-1)
         where = theta.expand(*shape, k).reshape(-1, k)
         side = where if centre is None else centre.expand(*shape, k).reshape(-1, k)
@@ -149,7 +150,7 @@ class BinnedSource:
 
     def density_at(self, index: Tensor, theta: Tensor) -> Tensor:
         """Return f (*,) in the bins ``index`` (*,), at theta (*, K)."""
-        shape = torch.broadcast_shapes(index.shape, theta.shape[:-1])
+        shape = broadcast_shape(index.shape, theta.shape[:-1])
         flat = index.expand(shape).reshape(-1)
         where = theta.expand(*shape, self.nuisances.dim).reshape(len(flat), self.nuisances.dim)
         rows = max(1, self.chunk // self._rule[1].shape[1])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from surrogate.errors import DataError
 from surrogate.flow_config import FlowConfig
 from surrogate.flow_layers import CubeFlow
+from surrogate.shapes import broadcast_shape
 
 SAMPLE_CHUNK = 65_536
 """Events drawn at a time, which bounds the memory of sampling."""
@@ -55,7 +56,7 @@ class ConditionalFlow(nn.Module):
         """
         self.config.nuisances.check(theta)
         u, log_volume, inside = self.to_unit(x)
-        shape = torch.broadcast_shapes(x.shape[:-1], theta.shape[:-1])
+        shape = broadcast_shape(x.shape[:-1], theta.shape[:-1])
         rows = u.expand(*shape, -1).reshape(-1, u.shape[-1])
         log_p = self.log_prob_unit(rows, self._rows(theta, shape)).reshape(shape)
         return torch.where(inside, log_p + log_volume, -torch.inf)

@@ -17,6 +17,7 @@ from surrogate.jet import Jet
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.response import OUTSIDE
+from surrogate.shapes import broadcast_shape
 from surrogate.spectrum import Spectrum
 from surrogate.spectrum_source import SpectrumSource
 
@@ -81,7 +82,7 @@ class FlowResponse:
 
     def _joined(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return the parameters of the source (*, K + 1)."""
-        shape = torch.broadcast_shapes(energy.shape, theta.shape[:-1])
+        shape = broadcast_shape(energy.shape, theta.shape[:-1])
         theta = theta.expand(*shape, theta.shape[-1])
         column = energy.to(theta).expand(shape).unsqueeze(-1)
         return torch.cat([theta[..., : self._place], column, theta[..., self._place :]], dim=-1)

@@ -22,6 +22,7 @@ from surrogate.flow_kernel import FlowKernel, has_kernel
 from surrogate.jet import Jet, autograd_log_jet, jet_of_log
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+from surrogate.shapes import broadcast_shape
 
 CHUNK = 2_048
 """Rows whose density is evaluated at a time with gradients."""
@@ -241,6 +242,6 @@ class FlowSource:
 
 def _flatten(x: Tensor, theta: Tensor, chunk: int) -> tuple[list[tuple[Tensor, Tensor]], torch.Size]:
     """Return x and theta broadcast against each other, as chunks of rows (n, D) and (n, K), and their shape (*,)."""
-    shape = torch.broadcast_shapes(x.shape[:-1], theta.shape[:-1])
+    shape = broadcast_shape(x.shape[:-1], theta.shape[:-1])
     flat = [t.expand(*shape, t.shape[-1]).reshape(shape.numel(), t.shape[-1]).split(chunk) for t in (x, theta)]
     return list(zip(*flat, strict=True)), shape

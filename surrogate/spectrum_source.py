@@ -17,6 +17,7 @@ from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.quadrature import PANEL, EnergyNodes
 from surrogate.response import OUTSIDE, SmoothResponse, checked_nodes
+from surrogate.shapes import broadcast_shape
 from surrogate.spectrum import Spectrum
 
 NEGLIGIBLE = 1e-7
@@ -215,7 +216,7 @@ class SpectrumSource:
 
 def _common(*tensors: Tensor) -> list[Tensor]:
     """Expand tensors (*, n_i) to a common *."""
-    shape = torch.broadcast_shapes(*(t.shape[:-1] for t in tensors))
+    shape = broadcast_shape(*(t.shape[:-1] for t in tensors))
     return [t.expand(*shape, t.shape[-1]) for t in tensors]
 
 

@@ -29,6 +29,7 @@ from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.response import OUTSIDE, checked_nodes
+from surrogate.shapes import broadcast_shape
 from surrogate.spectrum import Spectrum
 from surrogate.tables import read_table
 from surrogate.template import TemplateSource
@@ -214,7 +215,7 @@ class TemplateResponse:
 
     def counts(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return recorded events per recoil and bin (*, n_bins) at E (*,) in keV and theta (*, 2)."""
-        shape = torch.broadcast_shapes(energy.shape, theta.shape[:-1])
+        shape = broadcast_shape(energy.shape, theta.shape[:-1])
         e = energy.expand(shape).reshape(-1).double().numpy()
         t_light, t_charge = theta.expand(*shape, 2).reshape(-1, 2).double().numpy().T
         light, charge = self.light.at(e, t_light), self.charge.at(e, t_charge)

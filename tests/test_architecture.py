@@ -30,6 +30,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "surrogate": (
         "errors",
         "atomic",
+        "shapes",
         "block",
         "tables",
         "spectrum",
@@ -193,6 +194,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "crossing_state",
         "crossing",
         "profile",
+        "corner",
         "asymptotics",
         "intervals",
         "expanded_fit",
@@ -236,6 +238,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "analysis",
         "model",
         "plots",
+        "corner_plots",
         "report",
         "comparison",
         "comparison_plots",
