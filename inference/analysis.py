@@ -151,7 +151,8 @@ class Analysis:
 
     def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
         """Maximise the likelihood with some parameters held."""
-        return fit(self.likelihood, fixed, options=options)
+        found = fit(self.likelihood, fixed, options=options)
+        return replace(found, remarks=(*self.remarks(), *found.remarks))
 
     def profile(
         self,
@@ -215,6 +216,7 @@ class Analysis:
         if bounds is not None:
             likelihood = Likelihood(with_interval_bounds(self.parameters, poi, bounds), self.runs, self.data)
         level = self.confidence_level if confidence_level is None else confidence_level
-        return confidence_interval(
+        found = confidence_interval(
             likelihood, poi, level, kind or self.confidence_interval_kind, critical, fixed, options=options
         )
+        return replace(found, remarks=(*self.remarks(), *found.remarks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,14 +35,13 @@ from inference.cli_options import (
     name_numbers,
     write_record,
 )
-from inference.model import StatisticalModel
 from inference.neyman_cli import NeymanOptions, limit_from_store, limit_with_toys
 from inference.report import FIT_HEADINGS, ReportFiles, fit_report, fit_rows, interval_lines, limit_report
 from inference.results import FitResult
 from surrogate.errors import ConfigError
 
 
-def _print_fit(console: Console, model: StatisticalModel, fit: FitResult) -> None:
+def _print_fit(console: Console, fit: FitResult, remarks: Sequence[str]) -> None:
     table = Table(title=None, box=None, pad_edge=False)
     for k, heading in enumerate(FIT_HEADINGS):
         table.add_column(heading, justify="left" if k in (0, 4) else "right")
@@ -49,7 +49,7 @@ def _print_fit(console: Console, model: StatisticalModel, fit: FitResult) -> Non
         table.add_row(*row)
     console.print(table)
     console.print(f"fit: {fit.message}; ln L = {fit.log_likelihood}")
-    for line in model.remarks():
+    for line in remarks:
         console.print(line)
 
 
@@ -65,6 +65,9 @@ def fit(
     data: DataOption,
     output: OutputOption = Path("runs/fit"),
     hold: SetOption = None,
+    corner: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME,...", help="Profile all pairs of these parameters and draw them.")
+    ] = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
@@ -78,9 +81,10 @@ def fit(
     not converge.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, True)
-    result, files = fit_report(built, output, name_numbers(hold, "--set"))
+    pairs_of = [name.strip() for name in corner.split(",")] if corner else []
+    result, files = fit_report(built, output, name_numbers(hold, "--set"), pairs_of)
     console = console_for(record)
-    _print_fit(console, built, result)
+    _print_fit(console, result, result.remarks)
     _print_files(console, files)
     write_record(record, result.to_dict())
     return 0 if result.success else 1
@@ -126,7 +130,7 @@ def limit(
         return limit_with_toys(built, options, output, record)
     interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"))
     console = console_for(record)
-    _print_fit(console, built, interval.best_fit)
+    _print_fit(console, interval.best_fit, interval.remarks)
     for line in interval_lines(interval):
         console.print(line)
     _print_files(console, files)

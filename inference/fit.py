@@ -34,6 +34,16 @@ def covariances(batch: FitBatch) -> tuple[Tensor, Tensor]:
     return torch.where(pair & exists[:, None, None], inverse, 0.0), exists
 
 
+def edge_remarks(likelihood: Likelihood, batch: FitBatch) -> tuple[str, ...]:
+    """Return what is to be said of free parameters of the first row that end where their sources do."""
+    remarks = []
+    for j, p in enumerate(likelihood.parameters.parameters):
+        value = float(batch.values[0, j])
+        if bool(batch.at_bound[0, j]) and p.low < value < p.high:
+            remarks.append(f"{p.name} = {value:.6g} is the end of the range on which its sources are defined")
+    return tuple(remarks)
+
+
 def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: int = 1) -> FitResult:
     """Return one row of a batch as a record."""
     one = batch.take(torch.tensor([row]))
@@ -61,6 +71,7 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
         starts=starts,
         disagreeing_starts=int(one.disagreeing),
         provenance=provenance(likelihood.model_hash),
+        remarks=edge_remarks(likelihood, one),
     )
 
 

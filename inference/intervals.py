@@ -202,17 +202,21 @@ def interval_record(
 ) -> Interval:
     """Return the record of the one interval of a batch; see :func:`confidence_interval`."""
     low, high = search_range(likelihood, poi)
+    best_fit = fit_result(likelihood, batch.best, 0, starts)
+    lower, upper = _end(likelihood, batch.lower, low), _end(likelihood, batch.upper, high)
+    named = (("best fit", best_fit), ("lower limit", lower.fit), ("upper limit", upper.fit))
     return Interval(
         parameter=poi,
         confidence_level=confidence_level,
         kind=kind,
         statistic=STATISTIC[kind],
         critical_values=critical_values,
-        lower=_end(likelihood, batch.lower, low),
-        upper=_end(likelihood, batch.upper, high),
-        best_fit=fit_result(likelihood, batch.best, 0, starts),
+        lower=lower,
+        upper=upper,
+        best_fit=best_fit,
         refits=int(batch.refits[0]),
         provenance=provenance(likelihood.model_hash),
+        remarks=tuple(f"{where}: {r}" for where, fit in named if fit is not None for r in fit.remarks),
     )
 
 

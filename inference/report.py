@@ -11,9 +11,12 @@ import numpy as np
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
 from inference.batch_fit import FitOptions
+from inference.corner import Corner, corner
+from inference.corner_plots import plot_corner
 from inference.parameters import ParameterSet
 from inference.plots import plot_profile, plot_projections, plot_pulls, plot_summary, save_figure
 from inference.projections import Views
+from inference.record_store import write_records
 from inference.results import FitResult, Interval, IntervalEnd, ProfileCurve, Record, SurrogateError
 from surrogate.atomic import replacing_file
 from surrogate.errors import ConfigError
@@ -107,8 +110,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def summary_text(fit: FitResult, interval: Interval | None = None, remarks: Sequence[str] = ()) -> str:
-    """Return a fit, an interval and what is to be said of both as plain text."""
+def summary_text(fit: FitResult, interval: Interval | None = None) -> str:
+    """Return a fit, an interval and what is to be said of them as plain text."""
     log_l = "not finite" if fit.log_likelihood is None else f"{fit.log_likelihood:.6f}"
     lines = [f"fit: {fit.message}", f"ln L = {log_l}", "", *aligned([FIT_HEADINGS, *fit_rows(fit)])]
     if fit.covariance_names:
@@ -116,7 +119,7 @@ def summary_text(fit: FitResult, interval: Interval | None = None, remarks: Sequ
         lines += ["", "correlations", *aligned([("", *numbers), *correlation_rows(fit)])]
     if interval is not None:
         lines += ["", *interval_lines(interval)]
-    if remarks:
+    if remarks := fit.remarks if interval is None else interval.remarks:
         lines += ["", *remarks]
     return "\n".join(lines) + "\n"
 
@@ -149,9 +152,9 @@ def write_report(
     views: Views,
     interval: Interval | None = None,
     curve: ProfileCurve | None = None,
-    remarks: Sequence[str] = (),
+    pairs: Corner | None = None,
 ) -> ReportFiles:
-    """Write ``result.json``, ``summary.txt``, figures and the records behind them into a directory.
+    """Write ``result.json``, ``result.h5``, ``summary.txt``, figures and the records behind them into a directory.
 
     Parameters
     ----------
@@ -165,13 +168,15 @@ def write_report(
         The interval; ``result.json`` holds it, else the fit.
     curve
         The profile behind the interval.
-    remarks
-        What is to be said of data and model.
+    pairs
+        The profiles of pairs of parameters.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     result: Record = fit if interval is None else interval
     result.save(directory / "result.json")
+    records = {"result": result, "profile": curve, "corner": pairs}
+    write_records(directory / "result.h5", {name: r for name, r in records.items() if r is not None})
     figures = {
         "projections": save_figure(plot_projections(views.projections, views.planes), directory / "projections.png")
     }
@@ -182,9 +187,11 @@ def write_report(
         curve.save(directory / "profile.json")
         if views.planes:
             figures["summary"] = save_figure(plot_summary(views.planes, curve, interval), directory / "summary.png")
+    if pairs is not None:
+        figures["corner"] = save_figure(plot_corner(pairs), directory / "corner.png")
     summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
-        temporary.write_text(summary_text(fit, interval, remarks))
+        temporary.write_text(summary_text(fit, interval))
     return ReportFiles(directory, directory / "result.json", summary, figures)
 
 
@@ -228,12 +235,16 @@ def curve_grid(interval: Interval, points: int = KINKED_POINTS) -> tuple[float, 
 
 
 def fit_report(
-    analysis: Analysis, directory: str | Path, fixed: Mapping[str, float] | None = None
+    analysis: Analysis,
+    directory: str | Path,
+    fixed: Mapping[str, float] | None = None,
+    pairs_of: Sequence[str] = (),
 ) -> tuple[FitResult, ReportFiles]:
-    """Fit and write the report; see :meth:`Analysis.fit_result`."""
+    """Fit and write the report, with the profiles of all pairs of some parameters; see :meth:`Analysis.fit_result`."""
     fit = analysis.fit_result(fixed)
     fit = replace(fit, surrogate_error=analysis.surrogate_error(fit))
-    return fit, write_report(directory, fit, analysis.views(fit.values), remarks=analysis.remarks())
+    planes = corner(analysis.likelihood, pairs_of, fixed=fixed) if pairs_of else None
+    return fit, write_report(directory, fit, analysis.views(fit.values), pairs=planes)
 
 
 def limit_report(
@@ -255,4 +266,4 @@ def limit_report(
     high = interval.upper.value
     rate = analysis.parameters[name].kind == "rate"
     views = analysis.views(interval.best_fit.values, {name: high} if rate and high is not None else None)
-    return interval, write_report(directory, interval.best_fit, views, interval, curve, analysis.remarks())
+    return interval, write_report(directory, interval.best_fit, views, interval, curve)

@@ -76,6 +76,9 @@ class FitResult(Record):
         What made the result.
     surrogate_error
         What finite training adds to the errors; None where it was not asked for or no surrogate was trained.
+    remarks
+        What a reader must know: events per run and events dropped, surrogates without a valid certificate, parameters
+        that end where their sources do.
     """
 
     values: dict[str, float]
@@ -94,6 +97,7 @@ class FitResult(Record):
     disagreeing_starts: int
     provenance: Provenance
     surrogate_error: SurrogateError | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:
@@ -229,6 +233,9 @@ class Interval(Record):
         What made the result.
     surrogate_error
         What finite training adds to the errors; None where it was not asked for or no surrogate was trained.
+    remarks
+        What a reader must know: events per run and events dropped, surrogates without a valid certificate, parameters
+        that end where their sources do.
     """
 
     parameter: str
@@ -242,6 +249,7 @@ class Interval(Record):
     refits: int
     provenance: Provenance
     surrogate_error: SurrogateError | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def success(self) -> bool:

@@ -151,6 +151,7 @@ def test_bounds_are_cut_to_the_range_of_the_sources() -> None:
     assert result.values["slope"] == 5.0
     assert "slope" in result.at_bound
     assert result.status == "at_bound"
+    assert result.remarks == ("slope = 5 is the end of the range on which its sources are defined",)
     with pytest.raises(RangeError, match="slope cannot be fixed at 7"):
         fit(Likelihood(parameters, runs, data), {"slope": 7.0})
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import xeflow
+from inference.corner import Corner
+from inference.record_store import read_record
 from inference.results import FitResult, Interval, ProfileCurve
 
 
@@ -38,9 +40,22 @@ def test_limit(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFix
         assert (tmp_path / "out" / name).stat().st_size > 0
     assert str(tmp_path / "out" / "profile.png") in shown.replace("\n", "")
     assert Interval.load(tmp_path / "out" / "result.json") == interval
+    assert read_record(tmp_path / "out" / "result.h5", Interval, "result") == interval
+    assert interval.remarks == ("run sr0: 12 events", "run sr1: 45 events")
     curve = ProfileCurve.load(tmp_path / "out" / "profile.json")
     assert curve.grid[0] < 1.56 < 6.59 < curve.grid[-1]
     assert "correlations" in (tmp_path / "out" / "summary.txt").read_text()
+
+
+def test_pairs_of_parameters_are_profiled_on_request(files: tuple[str, str], tmp_path: Path) -> None:
+    words = ["fit", files[0], "-d", files[1], "--output", str(tmp_path)]
+    assert xeflow.main([*words, "--corner", "wimp_rate_multiplier,er_rate_multiplier"]) == 0
+    assert (tmp_path / "corner.png").stat().st_size > 0
+    found = read_record(tmp_path / "result.h5", Corner, "corner")
+    fit = read_record(tmp_path / "result.h5", FitResult, "result")
+    assert found.best_fit.values == pytest.approx(fit.values, rel=1e-5)
+    assert [(p.x, p.y) for p in found.planes] == [("wimp_rate_multiplier", "er_rate_multiplier")]
+    assert xeflow.main([*words, "--corner", "wimp_rate_multiplier"]) == 2
 
 
 def test_fit_writes_only_the_record_to_standard_output(
