@@ -100,6 +100,12 @@ class FlowResponse:
         """Return the jet in theta (*, K) of p(x | E, theta)."""
         return self._sliced(self.source.density_jet(x, self._joined(energy, theta)))
 
+    def score(self, x: Tensor, energy: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln p (n,) and its gradient in theta (n, K) to single precision, for x (n, D), E (n,), theta (n, K)."""
+        log_p, gradient = self.source.score(x, self._joined(energy, theta))
+        kept = [k for k in range(self.source.nuisances.dim) if k != self._place]
+        return log_p, gradient[:, kept]
+
     def efficiency(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return eps (*,): recorded events per recoil in the fiducial volume."""
         return self.source.expected_events(self._joined(energy, theta))

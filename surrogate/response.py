@@ -80,6 +80,10 @@ class SmoothResponse(Response, Protocol):
         """Return the jet in theta (*, K) of p(x | E, theta)."""
         ...
 
+    def score(self, x: Tensor, energy: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ln p (n,) and its gradient in theta (n, K), for x (n, D), E (n,) and theta (n, K)."""
+        ...
+
     def efficiency_std(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return the standard error (*,) of eps."""
         ...

@@ -62,6 +62,10 @@ class GaussianResponse:
         parts = (jet.log_scale.reshape(shape), jet.value.reshape(shape))
         return Jet(*parts, jet.gradient.reshape(*shape, 1), jet.hessian.reshape(*shape, 1, 1))
 
+    def score(self, x: Tensor, energy: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        jet = self.density_jet(x, energy, theta)
+        return jet.log_scale, jet.gradient
+
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return (1, 1)

@@ -87,6 +87,17 @@ def test_jets_are_the_derivatives_of_a_mixture_whose_efficiency_moves() -> None:
     )
 
 
+def test_the_score_is_the_gradient_of_the_jet() -> None:
+    source = energy_flow().fold(flat_spectrum(2.0, 30.0, 1.0))
+    theta = torch.tensor([0.4, 0.12], dtype=torch.float64)
+    x = torch.cat([source.sample(9, theta, torch.Generator().manual_seed(4)), torch.full((1, 2), 99.0)]).double()
+    log_f, gradient = source.score(x, theta.expand(10, -1))
+    jet = source.density_jet(x, theta)
+    torch.testing.assert_close(log_f, source.log_prob(x, theta))
+    torch.testing.assert_close(gradient[:9], (jet.gradient / jet.value.unsqueeze(-1))[:9], rtol=1e-3, atol=1e-3)
+    assert not gradient[9].any()
+
+
 def test_samples_follow_the_density() -> None:
     """Kolmogorov-Smirnov against the closed form, integrated."""
     source = RESPONSE.fold(exponential_spectrum(6.0, 2.0, 25.0, 40.0))
