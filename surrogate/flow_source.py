@@ -114,13 +114,6 @@ class FlowSource:
             digest.update(tensor.double().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def with_acceptance(self, acceptance: AcceptanceModel) -> FlowSource:
-        """Return a source with the same flow, in the same memory, and another acceptance."""
-        other = copy.copy(self)
-        other.acceptance = acceptance
-        other.__dict__.pop("identity", None)
-        return other
-
     def tensors(self) -> dict[str, Tensor]:
         """Return all numbers of the source by name, on the CPU: weights of the flow, coefficients, covariance."""
         named = {f"flow.{name}": tensor for name, tensor in self.flow.state_dict().items()}

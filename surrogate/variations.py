@@ -79,7 +79,7 @@ def variations(source: Trained, theta: Tensor) -> tuple[Variation, ...]:
             return tuple(found)
     members = source.members if isinstance(source, EnsembleSource) else (source,)
     directions = rate_directions(members[0].acceptance, theta)
-    moved = tuple(_with_acceptance(source, _moved(members[0].acceptance, step)) for step in directions)
+    moved = tuple(with_acceptance(source, _moved(members[0].acceptance, step)) for step in directions)
     return (*found, Variation("rate", moved)) if moved else tuple(found)
 
 
@@ -125,8 +125,13 @@ def _moved(acceptance: AcceptanceModel, step: Tensor) -> AcceptanceModel:
     return replace(acceptance, coefficients=acceptance.coefficients + step)
 
 
-def _with_acceptance(source: Trained, acceptance: AcceptanceModel) -> Trained:
+def with_acceptance(source: Trained, acceptance: AcceptanceModel) -> Trained:
     """Return the source with another acceptance, in all its members."""
     if isinstance(source, EnsembleSource):
-        return replace(source, members=tuple(m.with_acceptance(acceptance) for m in source.members))
-    return source.with_acceptance(acceptance)
+        return replace(source, members=tuple(_member_with(member, acceptance) for member in source.members))
+    return _member_with(source, acceptance)
+
+
+def _member_with(source: FlowSource, acceptance: AcceptanceModel) -> FlowSource:
+    device = source.acceptance.coefficients.device
+    return FlowSource(source.flow, acceptance, source.generated_rate, source.flow.dtype, device)

@@ -141,6 +141,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "simulator_cli",
         "experiment_cli",
         "train_cli",
+        "truth_fits",
         "truth",
         "template_validation",
         "template_plots",

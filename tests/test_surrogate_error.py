@@ -23,7 +23,7 @@ from surrogate.ensemble import EnsembleSource, Sharing
 from surrogate.errors import RangeError
 from surrogate.flow_source import FlowSource
 from surrogate.nuisance import NuisanceSpace
-from surrogate.variations import is_complete, rate_directions, variations
+from surrogate.variations import is_complete, rate_directions, variations, with_acceptance
 
 PARAMETERS = ParameterSet(
     (
@@ -129,7 +129,7 @@ def test_the_error_of_the_rate_alone_is_that_of_fits_with_moved_acceptances(prob
     squares = 0.0
     for v, axis in zip(variance, axes.T, strict=True):
         moved = replace(acceptance, coefficients=acceptance.coefficients + 0.1 * (scale * v).sqrt() * axis)
-        pair = likelihood_of(single.with_acceptance(moved), background, events)
+        pair = likelihood_of(with_acceptance(single, moved), background, events)
         upper = confidence_interval(pair, "signal", 0.9, "upper").upper.value
         squares += ((upper - interval.upper.value) / 0.1) ** 2
     assert error.by_source["wimp"]["upper"] == pytest.approx(math.sqrt(squares), rel=0.02)
@@ -186,9 +186,12 @@ def test_variations_and_what_they_leave_out():
     assert [v.kind for v in variations(fresh, theta)] == ["density"]
     assert [v.kind for v in variations(shared.members[0], theta)] == ["rate"]
     assert [is_complete(s) for s in (shared, fresh, shared.members[0], ensemble(1, 0.0))] == [False, True, False, True]
-    moved = shared.members[0].with_acceptance(some_acceptance(NUISANCES, seed=9))
+    moved = with_acceptance(shared.members[0], some_acceptance(NUISANCES, seed=9))
     assert moved.identity != shared.members[0].identity
-    assert moved.flow is shared.members[0].flow
+    moved_all = with_acceptance(shared, some_acceptance(NUISANCES, seed=9))
+    assert isinstance(moved_all, EnsembleSource)
+    assert moved_all.members[0].identity == moved.identity
+    assert moved_all.sharing == "all"
 
 
 def test_records_come_back_and_are_told(problem):

@@ -174,6 +174,10 @@ def _truth_table(comparison: TruthComparison) -> Table:
         }
     rows["mu_flow/mu_exact - 1, rms"] = f"{100 * comparison.rate_rms:.3f} % at {comparison.n_theta} thetas"
     rows["worst"] = f"{100 * comparison.rate_worst:.3f} %"
+    for shift in comparison.fits:
+        where, to = (", ".join(f"{v:g}" for v in theta) for theta in (shift.origin, shift.other))
+        sizes = ", ".join(f"{value:.3f} ({n} events)" for n, value in shift.shifts.items())
+        rows[f"fits at ({where})"] = f"move by {sizes} sigma towards ({to}), {shift.distance:.1f} sigma away"
     return _table(f"{comparison.checkpoint} against {comparison.truth}", rows)
 
 

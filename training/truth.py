@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from surrogate.flow_config import COORDINATES
 from surrogate.source import Source
 from training.event_mapping import EventMapping
 from training.foreign_files import ForeignFile, open_foreign
+from training.truth_fits import FitShift, fit_shifts
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class TruthComparison:
         99 % quantile of the absolute value.
     rate_mean, rate_rms, rate_worst
         Of mu_flow/mu_exact - 1 over the thetas: mean, root mean square, largest absolute value.
+    fits
+        What the error of the density does to fits, see :mod:`training.truth_fits`.
     """
 
     checkpoint: str
@@ -59,6 +62,7 @@ class TruthComparison:
     rate_mean: float
     rate_rms: float
     rate_worst: float
+    fits: tuple[FitShift, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain data."""
@@ -87,7 +91,12 @@ def compare_with_truth(checkpoint: Path, path: Path) -> TruthComparison:
     with open_foreign(path) as file:
         theta = _theta(mapping, file)
         ratio = source.expected_events(theta).numpy() / file.array("mu_exact") - 1
-        error = _log_ratios(source, mapping, file, theta) if "rate_exact" in file.names else np.zeros(0)
+        events = _exact_events(source, mapping, file) if "rate_exact" in file.names else None
+    error, fits = np.zeros(0), []
+    if events is not None:
+        own = events.log_exact.gather(1, events.own.unsqueeze(-1)).squeeze(-1)
+        error = (own - source.log_prob(events.x, theta[events.own])).numpy()
+        fits = fit_shifts(source, events.x, theta, events.own, events.log_exact)
     n = len(error)
     return TruthComparison(
         checkpoint=str(checkpoint),
@@ -101,6 +110,7 @@ def compare_with_truth(checkpoint: Path, path: Path) -> TruthComparison:
         rate_mean=float(ratio.mean()),
         rate_rms=float(np.sqrt(np.square(ratio).mean())),
         rate_worst=float(np.abs(ratio).max()),
+        fits=tuple(fits),
     )
 
 
@@ -119,21 +129,25 @@ def _theta(mapping: EventMapping, file: ForeignFile) -> Tensor:
     return torch.from_numpy(table[:, columns] * factors)
 
 
-def _log_ratios(source: Source, mapping: EventMapping, file: ForeignFile, theta: Tensor) -> np.ndarray:
-    """Return ln(f_exact/f_flow) (N,) of the events at their own theta."""
+class _ExactEvents(NamedTuple):
+    """Events x (N, D) inside the region of interest, row of theta (N,) of each, exact ln f (N, T) at all thetas."""
+
+    x: Tensor
+    own: Tensor
+    log_exact: Tensor
+
+
+def _exact_events(source: Source, mapping: EventMapping, file: ForeignFile) -> _ExactEvents:
     x = torch.from_numpy(
         np.stack([np.asarray(file.array(o.source), dtype=np.float64) * o.factor for o in mapping.observables], axis=-1)
     )
     own = torch.from_numpy(np.asarray(file.array("gen_index"), dtype=np.int64))
-    rows = torch.arange(len(own))
-    rate = torch.from_numpy(np.asarray(file.array("rate_exact"), dtype=np.float64))[rows, own]
-    log_exact = (rate / torch.from_numpy(np.asarray(file.array("mu_exact"), dtype=np.float64))[own]).log()
+    rate = torch.from_numpy(np.asarray(file.array("rate_exact"), dtype=np.float64))
+    log_exact = (rate / torch.from_numpy(np.asarray(file.array("mu_exact"), dtype=np.float64))).log()
     for column, observable in zip(mapping.observables, source.observables.observables, strict=True):
         uniform = observable.name in COORDINATES
         log_exact -= math.log(observable.high - observable.low) if uniform else math.log(abs(column.factor))
     inside = source.observables.contains(x)
     if not bool(inside.any()):
         raise DataError(f"{file.path}: no event lies inside the region of interest of the surrogate")
-    with torch.no_grad():
-        log_flow = source.log_prob(x[inside], theta[own[inside]])
-    return (log_exact[inside] - log_flow).numpy()
+    return _ExactEvents(x[inside], own[inside], log_exact[inside])
