@@ -13,8 +13,12 @@ import yaml
 
 import xeflow
 from surrogate.errors import ConfigError, RangeError
+from surrogate.flow import ConditionalFlow
+from surrogate.flow_config import FlowConfig
+from surrogate.nuisance import NuisanceSpace
+from training.event_set import UnitEvents
 from training.template_validation import compare_with_templates, deviation
-from training.validation_density import normalisation
+from training.validation_density import normalisation, score_bias
 from training.validation_job import validate_checkpoint
 
 
@@ -73,6 +77,12 @@ def test_smooth_densities_are_integrated(tmp_path: Path) -> None:
 def test_a_histogram_sums_to_one(folder: Path) -> None:
     theta = torch.tensor([0.3, -0.7], dtype=torch.float64)
     assert normalisation(template_cases.surrogate(spread=0.5).flow, theta) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_without_nuisance_parameters_there_is_no_score() -> None:
+    flow = ConditionalFlow(FlowConfig(template_cases.SPACE, NuisanceSpace(), "histogram", hidden=8, blocks=1))
+    events = UnitEvents(torch.rand(50, 2), torch.zeros(50, 0), torch.ones(50))
+    assert score_bias(flow, events, torch.zeros(50, dtype=torch.int64)).bias.shape == (1, 0)
 
 
 @pytest.mark.slow

@@ -164,6 +164,8 @@ def score_bias(flow: UnitDensity, events: UnitEvents, cells: Tensor, n_reference
 
 def _scores(flow: UnitDensity, events: UnitEvents) -> Tensor:
     """Return d ln p(u | theta)/d theta (n, K), float64."""
+    if not events.theta.shape[-1]:
+        return events.theta.double()
     parts = []
     for u, t in zip(events.u.split(ROWS), events.theta.split(ROWS), strict=True):
         leaf = t.to(flow.dtype).requires_grad_(True)
