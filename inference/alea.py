@@ -149,6 +149,7 @@ class LikelihoodConfig(Strict):
     """The runs."""
 
     likelihood_terms: tuple[TermConfig, ...]
+    likelihood_weights: tuple[Number, ...] | None = None
     template_folder: str | tuple[str, ...] | None = None
 
 
@@ -232,8 +233,6 @@ def _set_aside(raw: dict[str, Any], where: str) -> list[Note]:
     notes = apply_rules(raw, TOP_RULES, "")
     likelihood = _section(raw, "likelihood_config", dict, where)
     terms = _section(likelihood, "likelihood_terms", list, f"{where}: likelihood_config")
-    weights = {"likelihood_weights": only(None, [1] * (len(terms) + 1), reason="all terms count once")}
-    notes += apply_rules(likelihood, weights, "likelihood_config")
     for term in (t for t in terms if isinstance(t, dict)):
         place = f"likelihood_config.likelihood_terms.{term.get('name', '?')}"
         notes += apply_rules(term, TEMPLATE_RULES, place)

@@ -159,4 +159,5 @@ def build_parameters(
     nominal = {p.name: p.nominal for p in parameters}
     for i, block in enumerate(config.correlated_constraints):
         constraints.append(block.build(nominal, f"{where}: correlated_constraints.{i}"))
-    return ParameterSet(tuple(parameters), tuple(constraints)), notes
+    weights = config.likelihood_config.likelihood_weights or (1,)
+    return ParameterSet(tuple(parameters), tuple(constraints), float(weights[-1])), notes

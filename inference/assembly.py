@@ -88,7 +88,7 @@ class Assembler:
         if name not in self.config.parameter_definition:
             raise ConfigError(unknown_name("parameter", name, self.config.parameter_definition, place))
 
-    def run(self, term: TermConfig) -> ScienceRun:
+    def run(self, term: TermConfig, weight: float = 1.0) -> ScienceRun:
         """Return one run with all its sources."""
         place = f"{self.where}: likelihood_config.likelihood_terms.{term.name}"
         exposure = [n for n in (term.livetime_parameter, term.fiducial_mass_parameter) if n is not None]
@@ -100,7 +100,8 @@ class Assembler:
         sources = tuple(self._run_source(term, s, binning, f"{place}.sources.{s.name}") for s in term.sources)
         space = self._space(term, sources, binning, place)
         binned = term.likelihood_type == "binned" and binning is not None
-        return ScienceRun(term.name, space, sources, tuple(exposure), binning.edges if binned and binning else None)
+        edges = binning.edges if binned and binning else None
+        return ScienceRun(term.name, space, sources, tuple(exposure), edges, weight)
 
     def _binning_of_templates(self, term: TermConfig, place: str) -> Binning | None:
         """Return the grid of the run's first template, for a run that does not say its own."""
@@ -231,6 +232,16 @@ class Assembler:
         return (name,)
 
 
+def _weights(config: ModelConfig, where: str) -> tuple[float, ...]:
+    """Return the factors on ln L of the runs."""
+    likelihood = config.likelihood_config
+    n = len(likelihood.likelihood_terms)
+    given = likelihood.likelihood_weights
+    if given is not None and len(given) != n + 1:
+        raise ConfigError(f"{where}: likelihood_weights needs {n + 1} numbers, one per run and the ancillary one")
+    return (1.0,) * n if given is None else tuple(float(w) for w in given[:n])
+
+
 def _driven_ranges(runs: Sequence[ScienceRun]) -> dict[str, list[Range]]:
     """Return parameter -> ranges on which the sources that it drives are defined."""
     ranges: dict[str, list[Range]] = {}
@@ -270,7 +281,8 @@ def assemble(
     file.conversion.require_supported()
     file = replace(file, config=with_filenames(file.config, template_filenames or {}))
     builder = Assembler(file, _folders(file.config, template_path))
-    runs = tuple(builder.run(term) for term in file.config.likelihood_config.likelihood_terms)
+    terms, weights = file.config.likelihood_config.likelihood_terms, _weights(file.config, builder.where)
+    runs = tuple(builder.run(term, weight) for term, weight in zip(terms, weights, strict=True))
     acting = {n for run in runs for n in run.exposure_parameters} | {
         n for r in runs for c in r.sources for n in c.parameters
     }

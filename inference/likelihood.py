@@ -2,8 +2,8 @@
 
     ln L(theta) = sum_runs ln L_run(theta) + sum_k ln p(a_k | theta_k)
 
-with ln L_run of :mod:`inference.run_term`. Row b of every call is one parameter point with one data set; rows never
-depend on each other.
+with ln L_run of :mod:`inference.run_term`, each with its weight, which is 1 unless a model says otherwise. Row b of
+every call is one parameter point with one data set; rows never depend on each other.
 """
 
 from __future__ import annotations
@@ -129,10 +129,15 @@ class Likelihood:
             If a source is asked for nuisances outside its range.
         """
         rows = self.rows(len(values), rows)
-        total = self._ancillary.log_prob(values, per_row(self.data.centres, rows))
-        for term in self._terms:
-            total = total + term.log_likelihood(values, rows)
+        ancillary = self._ancillary.log_prob(values, per_row(self.data.centres, rows))
+        total = self.parameters.ancillary_weight * ancillary
+        for run, term in self._weighted_terms():
+            total = total + run.weight * term.log_likelihood(values, rows)
         return total
+
+    def _weighted_terms(self) -> Iterator[tuple[ScienceRun, RunTerm]]:
+        """Yield the runs that count, with their terms."""
+        return ((run, term) for run, term in zip(self.runs, self._terms, strict=True) if run.weight > 0)
 
     def derivatives(
         self, values: Tensor, rows: Tensor | None = None, centre: Tensor | None = None
@@ -168,9 +173,14 @@ class Likelihood:
             yield slice(start, start + size)
 
     def _chunk(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        value, gradient, hessian = self._ancillary.derivatives(values, per_row(self.data.centres, rows))
-        for term in self._terms:
+        parts = self._ancillary.derivatives(values, per_row(self.data.centres, rows))
+        if (weight := self.parameters.ancillary_weight) != 1:
+            parts = (weight * parts[0], weight * parts[1], weight * parts[2])
+        value, gradient, hessian = parts
+        for run, term in self._weighted_terms():
             v, g, h = term.derivatives(values, rows, centre)
+            if run.weight != 1:
+                v, g, h = run.weight * v, run.weight * g, run.weight * h
             value, gradient, hessian = value + v, gradient + g, hessian + h
         return value, gradient, hessian
 

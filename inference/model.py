@@ -15,7 +15,8 @@ import torch
 
 from inference.analysis import Analysis
 from inference.assembly import assemble
-from inference.asymptotics import IntervalKind
+from inference.asymptotics import IntervalKind, critical_value
+from inference.crossing_records import Critical
 from inference.data_io import write_toys
 from inference.results import IntervalEnd
 from inference.toy_tables import toy_tables
@@ -26,6 +27,11 @@ from surrogate.errors import ConfigError, unknown_name
 def pointwise(threshold: Callable[[float], float]) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function of many parameter values from one of a single value."""
     return lambda mu: torch.tensor([float(threshold(v)) for v in mu.tolist()], dtype=torch.float64)
+
+
+def lowered(critical: Critical, gap: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return critical values of t counted from a maximum that lies lower by half the gap."""
+    return lambda mu: (critical(mu) if callable(critical) else torch.full_like(mu, critical)) - gap
 
 
 def _end_value(end: IntervalEnd, absent: float) -> float:
@@ -73,6 +79,44 @@ class StatisticalModel(Analysis):
         """Return the names of all parameters in order."""
         return list(self.parameters.names)
 
+    @property
+    def fittable(self) -> list[str]:
+        """Names of the parameters that fits move."""
+        return [p.name for p in self.parameters.parameters if p.fittable]
+
+    @property
+    def not_fittable(self) -> list[str]:
+        """Names of the parameters that are constants."""
+        return [p.name for p in self.parameters.parameters if not p.fittable]
+
+    def set_nominal_values(self, **nominal_values: float) -> None:
+        """Set the values that hold where nothing else is said; ancillary centres and uncertainties stay as they are.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown parameter, and for a constant that names files: build the model anew with ``nominal_values``.
+        RangeError
+            For a value outside its bounds.
+        """
+        self.parameters.check(nominal_values)
+        acting = {n for run in self.runs for n in run.exposure_parameters}
+        acting |= {n for run in self.runs for c in run.sources for n in c.parameters}
+        for name in nominal_values:
+            if name not in acting and name not in self.parameters.ancillary_names:
+                raise ConfigError(
+                    f"nothing in the model depends on '{name}', it may name files; build the model anew with "
+                    f"from_config(..., nominal_values={{'{name}': ...}})"
+                )
+        self.parameters = self.parameters.with_nominal(nominal_values)
+        self._likelihood = None
+
+    def get_likelihood_term_from_name(self, likelihood_name: str) -> int:
+        """Return the position of a run, or of ``ancillary``, in the data."""
+        if likelihood_name not in self.likelihood_names:
+            raise ConfigError(unknown_name("run", likelihood_name, self.likelihood_names))
+        return self.likelihood_names.index(likelihood_name)
+
     def get_source_name_list(self, likelihood_name: str) -> list[str]:
         """Return the sources of a run, in the order of the ``source`` column of toys."""
         for run in self.runs:
@@ -111,18 +155,32 @@ class StatisticalModel(Analysis):
         confidence_interval_kind: IntervalKind | None = None,
         confidence_interval_threshold: Callable[[float], float] | None = None,
         confidence_interval_args: Mapping[str, float] | None = None,
+        best_fit_args: Mapping[str, float] | None = None,
     ) -> tuple[float, float]:
         """Return the ends of a confidence interval by alea's conventions; :meth:`interval` returns the record.
 
         -inf and +inf stand for an end that does not exist (the statistic stays below its critical value up to the
         bound), NaN for one that was not asked for or whose search failed, which also warns.
+
+        ``confidence_interval_args`` are held in the conditional fits, ``best_fit_args`` in the free one, which has the
+        same unless given. Where the two differ, so much that no value is inside, both ends are NaN, with a warning.
         """
         threshold = confidence_interval_threshold
+        critical: Critical | None = None if threshold is None else pointwise(threshold)
+        if best_fit_args is not None and dict(best_fit_args) != dict(confidence_interval_args or {}):
+            kind = confidence_interval_kind or self.confidence_interval_kind
+            level = self.confidence_level if confidence_level is None else confidence_level
+            asymptotic = critical_value(level, kind)
+            gap, mu_hat = self._gap(poi_name, best_fit_args, confidence_interval_args)
+            critical = lowered(asymptotic if critical is None else critical, gap)
+            if not float(critical(torch.tensor([mu_hat], dtype=torch.float64))) > 0:
+                warnings.warn(f"interval on {poi_name}: empty, t >= {gap:.4g} everywhere", RuntimeWarning, stacklevel=2)
+                return math.nan, math.nan
         found = self.interval(
             poi_name,
             confidence_level,
             confidence_interval_kind,
-            None if threshold is None else pointwise(threshold),
+            critical,
             confidence_interval_args,
             parameter_interval_bounds,
         )
@@ -134,6 +192,15 @@ class StatisticalModel(Analysis):
                 stacklevel=2,
             )
         return _end_value(found.lower, -math.inf), _end_value(found.upper, math.inf)
+
+    def _gap(
+        self, poi: str, best_fit_args: Mapping[str, float], interval_args: Mapping[str, float] | None
+    ) -> tuple[float, float]:
+        """Return 2 [ln L(best) - ln L(best under the other arguments)], and where the latter is."""
+        best, other = self.fit_result(best_fit_args), self.fit_result(interval_args)
+        if best.log_likelihood is None or other.log_likelihood is None:
+            return math.inf, other.values[poi]
+        return 2 * (best.log_likelihood - other.log_likelihood), other.values[poi]
 
     def get_expectation_values(self, **values: float) -> dict[str, float]:
         """Return the expected events of every source, summed over the runs; :meth:`expected_events` has them by run."""

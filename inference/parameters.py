@@ -115,6 +115,8 @@ class ParameterSet:
         In the order of the columns of every ``values`` tensor (B, P).
     constraints
         Ancillary terms; a parameter belongs to one at most.
+    ancillary_weight
+        Factor on the sum of their ln p; no likelihood any more unless it is 1.
 
     Raises
     ------
@@ -124,10 +126,13 @@ class ParameterSet:
 
     parameters: tuple[Parameter, ...]
     constraints: tuple[Constraint, ...] = ()
+    ancillary_weight: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.parameters:
             raise ConfigError("parameters: at least one is needed")
+        if not 0 <= self.ancillary_weight < math.inf:
+            raise ConfigError(f"ancillary_weight = {self.ancillary_weight} must be finite and >= 0")
         repeated = sorted({n for n in self.names if self.names.count(n) > 1})
         if repeated:
             raise ConfigError(f"parameters: names must be unique, repeated: {', '.join(repeated)}")
@@ -143,6 +148,19 @@ class ParameterSet:
 
     def __getitem__(self, name: str) -> Parameter:
         return self.parameters[self.index(name)]
+
+    def __str__(self) -> str:
+        """Return a table of the parameters."""
+        widths = dict(zip(self.names, self.constraint_widths().tolist(), strict=True))
+        rows = [("name", "kind", "nominal", "bounds", "width", "")]
+        for p in self.parameters:
+            bounds = f"[{p.low:g}, {p.high:g}]" if p.fittable else "fixed"
+            width = f"{widths[p.name]:.4g}" if math.isfinite(widths[p.name]) else ""
+            remark = " ".join(word for word in (f"[{p.unit}]" if p.unit else "", p.description) if word)
+            rows.append((p.name, p.kind, f"{p.nominal:.6g}", bounds, width, remark))
+        longest = [max(len(row[k]) for row in rows) for k in range(5)]
+        cells = ([*(c.ljust(n) for c, n in zip(row, longest, strict=False)), row[5]] for row in rows)
+        return "\n".join("  ".join(row).rstrip() for row in cells)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -252,7 +270,8 @@ class ParameterSet:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that identify the set."""
-        return {
+        record: dict[str, Any] = {
             "parameters": [p.to_dict() for p in self.parameters],
             "constraints": [c.to_dict() for c in self.constraints],
         }
+        return record if self.ancillary_weight == 1 else {**record, "ancillary_weight": self.ancillary_weight}

@@ -130,6 +130,8 @@ class ScienceRun:
         Parameters whose product is the exposure: the livetime and, where wanted, a fiducial mass.
     binning
         Bin edges (n_d + 1,) per observable for a binned likelihood; None for an unbinned one.
+    weight
+        Factor on the run's ln L; no likelihood any more unless it is 1.
 
     Raises
     ------
@@ -142,9 +144,12 @@ class ScienceRun:
     sources: tuple[RunSource, ...]
     exposure_parameters: tuple[str, ...]
     binning: tuple[Tensor, ...] | None = None
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         names = self.source_names
+        if not 0 <= self.weight < math.inf:
+            raise ConfigError(f"run '{self.name}': weight = {self.weight} must be finite and >= 0")
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"run '{self.name}': needs sources with unique names, got {', '.join(names) or 'none'}")
         for c in self.sources:
@@ -216,13 +221,14 @@ class ScienceRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that identify the run."""
-        return {
+        record: dict[str, Any] = {
             "name": self.name,
             "observables": self.observables.to_dict(),
             "sources": [c.to_dict() for c in self.sources],
             "exposure_parameters": list(self.exposure_parameters),
             "binning": None if self.binning is None else [edges.tolist() for edges in self.binning],
         }
+        return record if self.weight == 1 else {**record, "weight": self.weight}
 
 
 def expected_counts(parameters: ParameterSet, run: ScienceRun, values: Tensor) -> Tensor:

@@ -233,7 +233,6 @@ def test_what_only_steers_another_program_is_noted(tmp_path: Path) -> None:
         (lambda c: source(c).update({"class": "alea.template_source.CombinedSource"}), r"sources\.er\.class"),
         (lambda c: term(c).update(likelihood_config={"morpher": "IndexMorpher"}), "morpher"),
         (lambda c: source(c).update(convert_to_uniform=True), "convert_to_uniform"),
-        (lambda c: c["likelihood_config"].update(likelihood_weights=[1, 2, 1]), "likelihood_weights"),
         (lambda c: c.update(asymptotic_dof=2), "asymptotic_dof"),
         (
             lambda c: term(c).update(likelihood_config={"model_statistical_uncertainty_handling": "bb_single"}),

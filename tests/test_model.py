@@ -53,6 +53,66 @@ def test_fit_and_interval_are_those_of_alea(model: StatisticalModel) -> None:
     assert (lower, upper) == pytest.approx((1.5556798826, 6.5932259629), rel=5e-5)
 
 
+def test_weights_of_terms(tmp_path: Path, model: StatisticalModel) -> None:
+    """ln L = sum_i w_i ln L_i, the last weight being that of the ancillary terms."""
+    content = model_files.model_dict()
+
+    def weighted(*weights: float) -> StatisticalModel:
+        content["likelihood_config"]["likelihood_weights"] = list(weights)
+        built = StatisticalModel.from_config(model_files.write_model(tmp_path, content))
+        built.data = model_files.data()
+        return built
+
+    point = {POI: 0.7, "er_rate_multiplier": 1.2, "er_shift": 0.3}
+    one, two, three = (weighted(*w).ll(**point) for w in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+    assert one + two + three == pytest.approx(model.ll(**point), abs=1e-9)
+    built = weighted(0.5, 2, 3)
+    assert built.ll(**point) == pytest.approx(0.5 * one + 2 * two + 3 * three, abs=1e-9)
+    assert built.likelihood.model_hash != model.likelihood.model_hash
+    best, log_l = built.fit()
+    assert log_l == pytest.approx(built.ll(**best), abs=1e-9)
+    step = {**best, "er_rate_multiplier": best["er_rate_multiplier"] + 1e-3}
+    assert built.ll(**step) < log_l
+    with pytest.raises(ConfigError, match="likelihood_weights needs 3 numbers"):
+        weighted(1, 1)
+    with pytest.raises(ConfigError, match="weight = -1"):
+        weighted(-1, 1, 1)
+
+
+def test_the_free_fit_may_hold_other_parameters(model: StatisticalModel) -> None:
+    """t is counted from the fit under best_fit_args, the interval taken under confidence_interval_args."""
+    values, best = model.fit()
+    held = {"er_rate_multiplier": 1.05 * values["er_rate_multiplier"]}
+    lower, upper = model.confidence_interval(POI, confidence_interval_args=held, best_fit_args={})
+    for end in (lower, upper):
+        t = 2 * (best - model.fit(**held, wimp_rate_multiplier=end)[1])
+        assert t == pytest.approx(2.705543454, abs=1e-6)
+    same = model.confidence_interval(POI, confidence_interval_args=held)
+    assert model.confidence_interval(POI, confidence_interval_args=held, best_fit_args=held) == same
+    assert same[0] < lower < upper < same[1]
+    with pytest.warns(RuntimeWarning, match="empty"):
+        ends = model.confidence_interval(POI, confidence_interval_args={"er_rate_multiplier": 3.0}, best_fit_args={})
+    assert all(math.isnan(end) for end in ends)
+
+
+def test_more_of_the_names_that_tutorials_use(model: StatisticalModel) -> None:
+    assert POI in model.fittable
+    assert model.not_fittable == ["wimp_mass", "livetime_sr0", "livetime_sr1"]
+    assert model.get_likelihood_term_from_name("sr1") == 1
+    assert model.get_likelihood_term_from_name("ancillary") == 2
+    with pytest.raises(ConfigError, match="did you mean 'sr1'"):
+        model.get_likelihood_term_from_name("sr11")
+    before = model.nominal_expectation_values["er"]
+    model.set_nominal_values(livetime_sr0=0.4, livetime_sr1=2.0)
+    assert model.nominal_expectation_values["er"] == pytest.approx(2 * before)
+    with pytest.raises(ConfigError, match="build the model anew"):
+        model.set_nominal_values(wimp_mass=20)
+    table = str(model.parameters)
+    assert "er_rate_multiplier" in table
+    assert "WIMP mass in GeV/c^2" in table
+    model.data = model.generate_data(seed=3)
+
+
 def test_ends_that_are_absent_follow_alea(model: StatisticalModel) -> None:
     assert math.isnan(model.confidence_interval(POI, confidence_interval_kind="upper")[0])
     assert math.isnan(model.confidence_interval(POI, confidence_interval_kind="lower")[1])
