@@ -206,6 +206,25 @@ def as_mapping(table: Any, where: str) -> dict[str, float]:
     return {str(n): float(np.asarray(v).reshape(-1)[0]) for n, v in table.items()}
 
 
+def read_all_tables(path: str | Path, names: Sequence[str]) -> list[np.ndarray | Tables]:
+    """Return every data set of a file: all of one in the layout of inference_interface, else the only one.
+
+    Parameters
+    ----------
+    path
+        The file, or directory.
+    names
+        What a data set consists of; see :func:`read_tables`.
+    """
+    path = Path(path)
+    if path.suffix in HDF5_SUFFIXES and path.is_file():
+        with h5py.File(path, "r") as file:
+            if "dataset_names" in file.attrs:
+                tables, count = json.loads(file.attrs["dataset_names"]), int(json.loads(str(file.attrs["n_datasets"])))
+                return [{n: file[f"{k}/{n}"][()] for n in tables} for k in range(count)]
+    return [read_tables(path, None, names)]
+
+
 def write_toys(path: str | Path, datasets: Sequence[Mapping[str, np.ndarray]], metadata: Mapping[str, Any]) -> None:
     """Write data sets in the layout of inference_interface, atomically.
 

@@ -39,6 +39,7 @@ from inference.record import FORMAT
 from inference.report import default_poi
 from inference.study_report import (
     ToySettings,
+    coverage_of_files,
     coverage_study,
     discovery_study,
     sensitivity_study,
@@ -47,6 +48,7 @@ from inference.study_report import (
 )
 from inference.toy_tables import toy_tables
 from inference.toys import draw_toys
+from surrogate.errors import ConfigError
 
 CriticalOption = Annotated[
     Path | None, typer.Option("--critical", help="Store of a neyman study with the critical values; else asymptotic.")
@@ -128,6 +130,10 @@ def coverage(
     workers: WorkersOption = 1,
     store: StoreOption = None,
     critical: CriticalOption = None,
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files of data sets made elsewhere, such as by draw; in place of the model's own toys."),
+    ] = None,
     hold: SetOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
@@ -136,16 +142,22 @@ def coverage(
 ) -> int:
     """Measure how often intervals hold the true value.
 
-    With Clopper-Pearson errors; --set gives other true values.
+    With Clopper-Pearson errors; --set gives other true values. Ancillary centres that --events do not bring are thrown.
     """
     built = model_without_data(model, template_path, template, nominal, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     level = built.confidence_level if confidence_level is None else confidence_level
     truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
+    threshold = stored_critical(critical, level, kind)
+    if events and len(at) != 1:
+        raise ConfigError(f"--at: the one value of {name} at which the data sets of --events were made is needed")
     with study_plan(console, workers, store) as plan:
         settings = ToySettings(n, seed, plan)
-        found = coverage_study(built, name, settings, truths, stored_critical(critical, level, kind), kind, level)
+        if events:
+            found = [coverage_of_files(built, name, events, truths[0], settings, threshold, kind, level)]
+        else:
+            found = list(coverage_study(built, name, settings, truths, threshold, kind, level))
     for p in found:
         console.print(
             f"{name} = {p.truth[name]:.5g}: {100 * p.coverage:.2f} % covered, [{100 * p.low:.2f}, {100 * p.high:.2f}]; "

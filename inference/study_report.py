@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind, critical_value
 from inference.batch_fit import FitOptions
-from inference.coverage import CoveragePoint, coverage
+from inference.coverage import CoveragePoint, coverage, coverage_of_data
 from inference.critical_values import CriticalCurve, Smoothing
+from inference.data import data_batch
+from inference.data_io import read_all_tables
+from inference.dataset_input import ANCILLARY, as_dataset
 from inference.discovery import Discovery, discovery
 from inference.intervals import STATISTIC, search_range
 from inference.neyman import NeymanInterval, critical_values, neyman_interval, profiled_points, suggested_grid
@@ -23,6 +27,7 @@ from inference.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, 
 from inference.study import StudyPlan
 from inference.study_plots import plot_critical_values, plot_statistics, plot_toy_limits
 from inference.toy_pairs import ToyPairs, read_pairs, run_pairs
+from inference.toys import throw_centres
 from surrogate.errors import DataError
 
 #: Points at which the profile of the data is drawn beside critical values.
@@ -212,6 +217,56 @@ def coverage_study(
     pairs = run_pairs(analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, plan=s.plan)
     threshold = critical_value(level, kind) if critical is None else critical
     return coverage(pairs, threshold, level, kind)
+
+
+def coverage_of_files(
+    analysis: Analysis,
+    poi: str,
+    files: Sequence[Path],
+    truth: Mapping[str, float],
+    settings: ToySettings,
+    critical: float | CriticalCurve | None = None,
+    kind: IntervalKind = "central",
+    cl: float | None = None,
+) -> CoveragePoint:
+    """Return the coverage over data sets that were made elsewhere, by a simulator for instance.
+
+    Parameters
+    ----------
+    analysis
+        The model that is fitted.
+    poi
+        The parameter of interest.
+    files
+        Each with one data set or many; see :func:`inference.data_io.read_all_tables`.
+    truth
+        The parameters at which they were made; nominal where not given. ``poi`` is needed.
+    settings
+        Its seed throws the ancillary centres of data sets that bring none, at the truth.
+    critical
+        Critical value or critical values from toys; asymptotic if None.
+    kind, cl
+        Of the intervals; two-sided, and the model's level, where not given.
+
+    Raises
+    ------
+    DataError
+        If data do not fit the model, or there are none.
+    """
+    names = [*(run.name for run in analysis.runs), ANCILLARY]
+    tables = [table for file in files for table in read_all_tables(file, names)]
+    sets = [as_dataset(analysis.parameters, analysis.runs, table) for table in tables]
+    batch = data_batch(analysis.parameters, analysis.runs, sets)
+    values = analysis.parameters.vector(truth).expand(len(batch), -1)
+    thrown = throw_centres(analysis.parameters, values, torch.arange(len(batch)), settings.seed)
+    bare = torch.tensor([isinstance(table, np.ndarray) or ANCILLARY not in table for table in tables])
+    batch = replace(batch, centres=torch.where(bare.unsqueeze(-1), thrown, batch.centres))
+    level = analysis.confidence_level if cl is None else cl
+    threshold = critical_value(level, kind) if critical is None else critical
+    origin = ", ".join(file.name for file in files)
+    return coverage_of_data(
+        analysis.parameters, analysis.runs, [batch], poi, dict(truth), threshold, level, kind, origin
+    )
 
 
 def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None = None) -> Discovery:

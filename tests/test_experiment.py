@@ -51,6 +51,19 @@ def test_counts_are_poisson_with_the_rate_of_the_simulator(detector, space):
     assert np.var(draws, ddof=1) / mean == pytest.approx(1.0, abs=4 * math.sqrt(2 / 300))
 
 
+def test_many_data_sets_lie_in_one_file(tmp_path):
+    """Each is the data set of its own seed; those of one file differ."""
+    path = tmp_path / "sets.h5"
+    words = ["draw", "xenon1t_like", "--source", "nr=20", "--run", "xenon1t", "--output", str(path)]
+    assert xeflow.main([*words, "--seed", "5", "--number", "3"]) == 0
+    sets = [read_tables(path, k)["xenon1t"] for k in range(3)]
+    assert xeflow.main([*words, "--seed", "7"]) == 0
+    alone = read_tables(path)["xenon1t"]
+    for name in sets[0].dtype.names:
+        np.testing.assert_array_equal(sets[2][name], alone[name])
+    assert len({len(events) for events in sets}) > 1
+
+
 def test_exposure_and_multiplier_scale_the_counts_alike(detector, space):
     long = [record(experiment(detector, space, 40.0, wimp50=1.0), seed).counts["wimp50"] for seed in range(50)]
     strong = [record(experiment(detector, space, 1.0, wimp50=40.0), seed).counts["wimp50"] for seed in range(50)]

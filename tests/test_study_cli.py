@@ -91,6 +91,24 @@ def test_coverage_and_discovery(files, construction, tmp_path, capsys):
     assert 0 < found.p0 <= 0.5
 
 
+def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
+    """The model's own toys, read from a file with their centres, cover as they do when drawn on the spot."""
+    _, model, _ = files
+    path, record = tmp_path / "toys.h5", tmp_path / "coverage.json"
+    words = ["--toys", "80", "--seed", "4"]
+    assert xeflow.main(["toys", model, *words, "--set", "wimp_rate_multiplier=2", "--output", str(path)]) == 0
+    read = ["coverage", model, "--at", "2", "--events", str(path), "--json", str(record)]
+    assert xeflow.main(read) == 0
+    (point,) = json.loads(record.read_text())["points"]
+    assert point["n_toys"] == 80
+    assert point["origin"] == "toys.h5"
+    assert xeflow.main(["coverage", model, "--at", "2", *words, "--json", str(record)]) == 0
+    (own,) = json.loads(record.read_text())["points"]
+    assert point["coverage"] == own["coverage"]
+    assert xeflow.main([*read, "--at", "3"]) == 2
+    assert "the one value of wimp_rate_multiplier" in capsys.readouterr().err
+
+
 def test_toys_in_the_layout_of_alea(files, tmp_path):
     _, model, _ = files
     path = tmp_path / "toys.h5"

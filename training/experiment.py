@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from surrogate.atomic import replacing_file
-from surrogate.errors import ConfigError, unknown_name
+from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.observables import ObservableSpace
 from training.simulator.detector import Detector
 from training.simulator.seeds import stream
@@ -135,6 +135,29 @@ class Recording:
             group = file.create_group(self.experiment.run)
             for d, observable in enumerate(self.experiment.observables.observables):
                 group.create_dataset(observable.name, data=self.x[:, d]).attrs["unit"] = observable.unit
+
+
+def write_recordings(path: Path, recordings: Sequence[Recording]) -> None:
+    """Write data sets of one experiment into an HDF5 file in the layout of inference_interface, atomically.
+
+    Raises
+    ------
+    DataError
+        If there is none, or they are of different experiments.
+    """
+    if not recordings or any(r.experiment is not recordings[0].experiment for r in recordings):
+        raise DataError("recordings: at least one is needed, and all must be of one experiment")
+    experiment = recordings[0].experiment
+    dtype = [(name, np.float64) for name in experiment.observables.names]
+    with replacing_file(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["n_datasets"] = json.dumps(len(recordings))
+        file.attrs["dataset_names"] = json.dumps([experiment.run])
+        file.attrs["description"] = json.dumps(recordings[0].to_dict())
+        for i, recording in enumerate(recordings):
+            table = np.empty(len(recording.x), dtype=dtype)
+            for d, name in enumerate(experiment.observables.names):
+                table[name] = recording.x[:, d]
+            file.create_dataset(f"{i}/{experiment.run}", data=table)
 
 
 def _events_of(source: EventSource, mean: float, experiment: Experiment, seed: int) -> torch.Tensor:

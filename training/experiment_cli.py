@@ -14,7 +14,7 @@ from rich.table import Table
 
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
-from training.experiment import Experiment, Recording
+from training.experiment import Experiment, Recording, write_recordings
 from training.experiment import record as record_experiment
 from training.simulator.catalogue import standard_source
 from training.simulator.spaces import observable_space
@@ -30,6 +30,9 @@ def draw(
     run: Annotated[str, typer.Option(help="Name of the run, as the statistical model has it.")],
     exposure: Annotated[float, typer.Option(help="Exposure in tonne-years.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed; the same seed gives the same events.")] = 0,
+    number: Annotated[
+        int, typer.Option(min=1, help="Data sets to draw, of this seed and those that follow, into one file.")
+    ] = 1,
     theta: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="True value of a nuisance, if not nominal.")
     ] = None,
@@ -38,7 +41,8 @@ def draw(
 ) -> int:
     """Draw a data set of an experiment from the simulator.
 
-    Every source contributes a Poisson number of events; no surrogate takes part.
+    Every source contributes a Poisson number of events; no surrogate takes part. Several data sets (--number) lie in
+    one file; the record describes the first.
     """
     described = read_detector(detector)
     multipliers = _numbers(source, "--source", default="1")
@@ -51,8 +55,11 @@ def draw(
         theta=_numbers(theta or [], "--theta", default=""),
     )
     drawn = record_experiment(experiment, seed)
-    drawn.write(output)
-    result = {"data": str(output), **drawn.to_dict()}
+    if number == 1:
+        drawn.write(output)
+    else:
+        write_recordings(output, [drawn, *(record_experiment(experiment, seed + k) for k in range(1, number))])
+    result = {"data": str(output), "n_datasets": number, **drawn.to_dict()}
     if record is not None and str(record) == "-":
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
         return 0
