@@ -154,23 +154,23 @@ def fit_acceptance(
     RangeError
         If theta is outside the ranges.
     """
-    blocks = _merge(nuisances, theta, n_generated, n_accepted)
+    blocks = merged_blocks(nuisances, theta, n_generated, n_accepted)
     degrees = range(max_degree + 1) if degree is None else (degree,)
     fits: list[tuple[float, ThetaBasis, Tensor, Tensor]] = []
     for d in degrees:
         basis = ThetaBasis(nuisances, d, kinks, tuple((fine or {}).items()))
         design = _design(basis, blocks)
-        coefficients, covariance = shrunken_fit(design, torch.tensor(basis.groups))
+        coefficients, covariance, _ = shrunken_fit(design, torch.tensor(basis.groups))
         fits.append((leave_one_out_deviance(design, coefficients, covariance), basis, coefficients, covariance))
         if min(fit[0] for fit in fits) < min(fit[0] for fit in fits[-2:]):
             break
     _, basis, coefficients, covariance = min(fits, key=lambda fit: fit[0])
-    chi2, n_dof = _goodness_of_fit(basis, blocks, coefficients)
+    chi2, n_dof = goodness_of_fit(basis, coefficients, blocks)
     totals = int(n_generated.sum()), int(n_accepted.sum())
     return AcceptanceModel(basis, coefficients, covariance, chi2, n_dof, *totals)
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """Distinct theta (n, K) with the counts (n,) generated and accepted there."""
 
     theta: Tensor
@@ -178,7 +178,7 @@ class _Blocks(NamedTuple):
     accepted: Tensor
 
 
-def _merge(nuisances: NuisanceSpace, theta: Tensor, n_generated: Tensor, n_accepted: Tensor) -> _Blocks:
+def merged_blocks(nuisances: NuisanceSpace, theta: Tensor, n_generated: Tensor, n_accepted: Tensor) -> Blocks:
     """Check the blocks and add up the ones that share theta.
 
     Half an accepted and half a rejected event, spread over all blocks, keep the estimate finite where there is none
@@ -206,15 +206,15 @@ def _merge(nuisances: NuisanceSpace, theta: Tensor, n_generated: Tensor, n_accep
         distinct, where = theta.unique(dim=0, return_inverse=True)
     zeros = theta.new_zeros(len(distinct))
     generated, accepted = zeros.index_add(0, where, generated), zeros.index_add(0, where, accepted)
-    return _Blocks(distinct, generated + 1.0 / len(distinct), accepted + 0.5 / len(distinct))
+    return Blocks(distinct, generated + 1.0 / len(distinct), accepted + 0.5 / len(distinct))
 
 
-def _design(basis: ThetaBasis, blocks: _Blocks) -> BinomialDesign:
+def _design(basis: ThetaBasis, blocks: Blocks) -> BinomialDesign:
     values = torch.cat([basis.values(theta) for theta in blocks.theta.split(CHUNK)])
     return BinomialDesign(values, blocks.generated, blocks.accepted)
 
 
-def _goodness_of_fit(basis: ThetaBasis, blocks: _Blocks, coefficients: Tensor) -> tuple[float, int]:
+def goodness_of_fit(basis: ThetaBasis, coefficients: Tensor, blocks: Blocks) -> tuple[float, int]:
     """Return Pearson's chi2 and its degrees of freedom over cells of theta with enough expected counts."""
     eps = torch.sigmoid(_design(basis, blocks).values @ coefficients)
     expected = blocks.generated * eps

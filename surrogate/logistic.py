@@ -1,14 +1,15 @@
 """Logistic regression of binomial counts with learned shrinkage.
 
-Counts y_i ~ Bin(n_i, s(sum_j c_j B_ij)) with s(x) = 1/(1 + exp(-x)) are fitted by maximum likelihood (McCullagh and
-Nelder, "Generalized Linear Models", chapter 4) under Gaussian priors on the coefficients c: zero mean, one variance per
-group of functions, all but the constant. The variances maximise the marginal likelihood (MacKay, Neural Computation 4
-(1992) 415), so that a group the response hardly depends on is found out and adds hardly any noise.
+Counts y_i ~ Bin(n_i, s(sum_j c_j B_ij)) with s(x) = 1/(1 + exp(-x)), or others whose likelihood is given with its
+derivatives in c, are fitted by maximum likelihood (McCullagh and Nelder, "Generalized Linear Models", chapter 4) under
+Gaussian priors on the coefficients c: zero mean, one variance per group of functions, all but the constant. The
+variances maximise the marginal likelihood (MacKay, Neural Computation 4 (1992) 415), so that a group the response
+hardly depends on is found out and adds hardly any noise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +22,19 @@ CHUNK = 16_384
 """Rows handled at a time, which bounds the memory of an evaluation."""
 
 
+class CountLikelihood(Protocol):
+    """The likelihood of counts, as a function of coefficients c (P,) of which the first one is that of a constant."""
+
+    @property
+    def start(self) -> float:
+        """The first coefficient where all others vanish."""
+        ...
+
+    def evaluate(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ln L, its gradient (P,) and the Fisher information (P, P)."""
+        ...
+
+
 class BinomialDesign(NamedTuple):
     """Functions B (n, P), the first one constant, with the counts (n,) generated and accepted."""
 
@@ -28,9 +42,35 @@ class BinomialDesign(NamedTuple):
     generated: Tensor
     accepted: Tensor
 
+    @property
+    def start(self) -> float:
+        """The logit of the share of all events that is accepted."""
+        return float(torch.logit(self.accepted.sum() / self.generated.sum()))
 
-def shrunken_fit(design: BinomialDesign, group: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coefficients (P,) and their posterior covariance (P, P), given the group (P,) of each, 0 the constant.
+    def evaluate(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ln L, its gradient (P,) and the Fisher information (P, P), which here is minus the Hessian."""
+        size = len(coefficients)
+        value, gradient = coefficients.new_zeros(()), coefficients.new_zeros(size)
+        information = coefficients.new_zeros(size, size)
+        for values, generated, accepted in zip(*(part.split(CHUNK) for part in self), strict=True):
+            eta = values @ coefficients
+            eps = torch.sigmoid(eta)
+            value = value + (accepted * logsigmoid(eta) + (generated - accepted) * logsigmoid(-eta)).sum()
+            gradient = gradient + (accepted - generated * eps) @ values
+            information = information + values.T @ (values * (generated * eps * (1.0 - eps)).unsqueeze(-1))
+        return value, gradient, information
+
+
+class ShrunkenFit(NamedTuple):
+    """Coefficients (P,), their posterior covariance (P, P), and how many of them the data determine."""
+
+    coefficients: Tensor
+    covariance: Tensor
+    determined: float
+
+
+def shrunken_fit(likelihood: CountLikelihood, group: Tensor) -> ShrunkenFit:
+    """Return the coefficients and their posterior covariance, given the group (P,) of each, 0 that of the constant.
 
     MacKay's update for a group g: its inverse variance becomes (sum of 1 - r_j C_jj)/(sum of c_j^2) over j in g, with
     the present inverse variances r and the covariance C that they imply. It ends when the number of coefficients that
@@ -38,24 +78,24 @@ def shrunken_fit(design: BinomialDesign, group: Tensor) -> tuple[Tensor, Tensor]
     """
     precision = torch.ones(int(group.max()) + 1, dtype=torch.float64)
     coefficients = precision.new_zeros(len(group))
-    coefficients[0] = torch.logit(design.accepted.sum() / design.generated.sum())
+    coefficients[0] = likelihood.start
     settled = 0.0
     for _ in range(60):
         ridge = torch.where(group > 0, precision[group], 0.0)
-        coefficients, covariance = _maximise(design, coefficients, ridge)
+        coefficients, covariance = _maximise(likelihood, coefficients, ridge)
         determined = torch.zeros_like(precision).index_add(0, group, 1.0 - ridge * covariance.diagonal())
         power = torch.zeros_like(precision).index_add(0, group, coefficients.square())
         precision = (determined / power).nan_to_num(1.0).clamp(*PRECISIONS)
         previous, settled = settled, float(determined.sum())
         if abs(settled - previous) < 0.01:
             break
-    return coefficients, covariance
+    return ShrunkenFit(coefficients, covariance, settled)
 
 
-def _maximise(design: BinomialDesign, start: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+def _maximise(likelihood: CountLikelihood, start: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
     """Return the coefficients (P,) of the largest penalised likelihood and their covariance (P, P), by Newton steps."""
     coefficients = start
-    value, gradient, information = _binomial(design, coefficients, ridge)
+    value, gradient, information = _penalised(likelihood, coefficients, ridge)
     for _ in range(100):
         step = torch.linalg.solve(information, gradient)
         if float(gradient @ step) < 1e-6:
@@ -63,7 +103,7 @@ def _maximise(design: BinomialDesign, start: Tensor, ridge: Tensor) -> tuple[Ten
         length = 1.0
         while True:
             trial = coefficients + length * step
-            state = _binomial(design, trial, ridge)
+            state = _penalised(likelihood, trial, ridge)
             if float(state[0]) >= float(value) or length < 1e-6:
                 break
             length /= 2
@@ -71,17 +111,11 @@ def _maximise(design: BinomialDesign, start: Tensor, ridge: Tensor) -> tuple[Ten
     return coefficients, torch.linalg.inv(information).contiguous()
 
 
-def _binomial(design: BinomialDesign, coefficients: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the penalised log likelihood, its gradient (P,) and minus its Hessian (P, P)."""
-    value = -0.5 * (ridge * coefficients.square()).sum()
-    gradient, information = -ridge * coefficients, torch.diag(ridge)
-    for values, generated, accepted in zip(*(part.split(CHUNK) for part in design), strict=True):
-        eta = values @ coefficients
-        eps = torch.sigmoid(eta)
-        value = value + (accepted * logsigmoid(eta) + (generated - accepted) * logsigmoid(-eta)).sum()
-        gradient = gradient + (accepted - generated * eps) @ values
-        information = information + values.T @ (values * (generated * eps * (1.0 - eps)).unsqueeze(-1))
-    return value, gradient, information
+def _penalised(likelihood: CountLikelihood, coefficients: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the penalised ln L, its gradient (P,) and information (P, P)."""
+    value, gradient, information = likelihood.evaluate(coefficients)
+    penalty = 0.5 * (ridge * coefficients.square()).sum()
+    return value - penalty, gradient - ridge * coefficients, information + torch.diag(ridge)
 
 
 def leave_one_out_deviance(design: BinomialDesign, coefficients: Tensor, covariance: Tensor) -> float:

@@ -60,6 +60,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "basis",
         "logistic",
         "acceptance",
+        "ray_acceptance",
         "flow_source",
         "ensemble",
         "variations",

@@ -16,7 +16,7 @@ from torch import Tensor
 from surrogate.errors import DataError
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
-from training.events import EventFile
+from training.events import CHUNK, EventFile
 from training.split import uniform_of
 
 SPREAD_SEED = 7_001
@@ -206,6 +206,18 @@ class EventSet:
             torch.cat([torch.as_tensor(n, dtype=torch.int64) for n in generated]),
             torch.cat([torch.as_tensor(p.n_accepted, dtype=torch.int64) for p in parts]),
         )
+
+    def histogram(self, column: int, bins: int) -> Tensor:
+        """Return the events (nb, bins) of each block in equal bins of one observable, over its window."""
+        window, counts = self.observables.observables[column], []
+        for file in self._files:
+            found = np.zeros((len(file.blocks().theta), bins), dtype=np.int64)
+            for start in range(0, file.n_events, CHUNK):
+                events = file.read(start, min(start + CHUNK, file.n_events))
+                share = (events.x[:, column].astype(np.float64) - window.low) / (window.high - window.low)
+                np.add.at(found, (events.block, np.clip((share * bins).astype(np.int64), 0, bins - 1)), 1)
+            counts.append(torch.from_numpy(found))
+        return torch.cat(counts)
 
     def read(self, start: int, stop: int) -> UnitEvents:
         """Return the events [start, stop) in the unit cube.

@@ -17,6 +17,7 @@ from surrogate.ensemble import EnsembleSource
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_source import FlowSource
 from surrogate.nuisance import NuisanceSpace
+from surrogate.ray_acceptance import KeptEvents, fit_ray_acceptance
 from training.event_set import BlockCounts, EventSet
 from training.fit import FittedFlow, fit_flow
 from training.jobs import TrainingJob, member_job, sharing_of, training_jobs
@@ -29,6 +30,9 @@ from training.threads import torch_threads
 from training.train_record import FlowRecord, TrainRecord
 
 logger = logging.getLogger(__name__)
+
+DRIFT_CELLS = 64
+"""Cells of drift time in which kept events are counted."""
 
 
 def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, shown: bool = True) -> TrainRecord:
@@ -62,7 +66,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     with torch_threads(config.threads), EventSet.open(paths) as events:
         trained = [_train_flow(job, events, folder, shown) for job in jobs]
         rate, data_hash, origin = events.generated_rate, events.content_hash(), dict(events.metadata)
-    acceptances = _acceptances(config, events.nuisances, trained)
+        acceptances = _acceptances(config, events, trained)
     flows = [
         FlowSource(each.fitted.flow, acceptance, rate, dtype=torch.float32)
         for each, acceptance in zip(trained, acceptances, strict=True)
@@ -142,23 +146,34 @@ def _supply(job: TrainingJob, events: EventSet, folder: Path) -> Supply:
     return FileSupply(events, config.seed, job.split, config.data.memory_mb)
 
 
-def _acceptances(
-    config: TrainConfig, nuisances: NuisanceSpace, trained: Sequence[_TrainedFlow]
-) -> list[AcceptanceModel]:
+def _acceptances(config: TrainConfig, events: EventSet, trained: Sequence[_TrainedFlow]) -> list[AcceptanceModel]:
     """Fit eps(theta): once where all members have the same events, else to the counts of each.
 
     A bootstrap leaves the counts alone. Given theta, how many events are kept and where the kept ones lie are
     independent, and the error of the former follows from the counts.
     """
+    start = time.process_time()
+    settings, nuisances = config.acceptance, events.nuisances
     if config.data.fresh:
-        return [_acceptance(config.acceptance, nuisances, each.counts) for each in trained]
-    return [_acceptance(config.acceptance, nuisances, trained[0].counts)] * len(trained)
+        fits = [_acceptance(settings, nuisances, each.counts) for each in trained]
+    elif config.data.symmetries and not (settings.kinks or settings.fine):
+        fits = [_ray_acceptance(config, events)] * len(trained)
+    else:
+        fits = [_acceptance(settings, nuisances, trained[0].counts)] * len(trained)
+    first = fits[0]
+    logger.info(
+        "acceptance: degree %d, chi2 %.1f for %d degrees of freedom, %.1f CPU s",
+        first.basis.degree,
+        first.chi2,
+        first.n_dof,
+        time.process_time() - start,
+    )
+    return fits
 
 
 def _acceptance(config: AcceptanceConfig, nuisances: NuisanceSpace, counts: BlockCounts) -> AcceptanceModel:
     """Fit eps(theta) to counts."""
-    start = time.process_time()
-    acceptance = fit_acceptance(
+    return fit_acceptance(
         nuisances,
         counts.theta,
         counts.n_generated,
@@ -168,11 +183,19 @@ def _acceptance(config: AcceptanceConfig, nuisances: NuisanceSpace, counts: Bloc
         max_degree=config.max_degree,
         fine=config.fine,
     )
-    logger.info(
-        "acceptance: degree %d, chi2 %.1f for %d degrees of freedom, %.1f CPU s",
-        acceptance.basis.degree,
-        acceptance.chi2,
-        acceptance.n_dof,
-        time.process_time() - start,
+
+
+def _ray_acceptance(config: TrainConfig, events: EventSet) -> AcceptanceModel:
+    """Fit eps(theta) to counts and drift times, where the detector is symmetric along rays."""
+    settings, symmetry = config.acceptance, config.data.symmetries[0]
+    counts, column = events.blocks(), events.observables.names.index(symmetry.drift)
+    window = events.observables.observables[column]
+    kept = KeptEvents(
+        counts.theta,
+        counts.n_generated,
+        events.histogram(column, DRIFT_CELLS),
+        symmetry.lifetime,
+        (window.low, window.high),
     )
-    return acceptance
+    degree = None if settings.degree == "auto" else settings.degree
+    return fit_ray_acceptance(events.nuisances, kept, degree, settings.max_degree)
