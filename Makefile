@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format benchmarks peers clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,21 @@ lint: $(DEV_STAMP)  ## Check style, formatting and types.
 format: $(DEV_STAMP)  ## Format the code and apply the safe fixes.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+benchmarks: $(USER_STAMP)  ## Run all benchmarks, with peers where there are any, and compare with the stored figures.
+	$(BIN)/python -m pip install --quiet --editable ".[benchmarks]"
+	-$(BIN)/python benchmarks/release.py $(if $(wildcard .venv-alea),--alea .venv-alea/bin/python)
+	-$(BIN)/python benchmarks/flamedisx_fit.py $(if $(wildcard .venv-flamedisx),--flamedisx .venv-flamedisx/bin/python)
+	-$(BIN)/python benchmarks/flow_density.py
+	-$(BIN)/python benchmarks/scaling.py --figure docs/figures/scaling.png
+	-$(BIN)/python benchmarks/simulator.py
+	$(BIN)/python benchmarks/compare.py
+
+peers:  ## Install alea and flamedisx in environments of their own, for the benchmarks.
+	for peer in alea flamedisx; do \
+		$(PYTHON) -m venv .venv-$$peer && \
+		PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= .venv-$$peer/bin/python -m pip install --quiet -r benchmarks/peers/$$peer.txt; \
+	done
 
 clean:  ## Remove the environment and everything the targets made.
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs *.egg-info

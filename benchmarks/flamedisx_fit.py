@@ -31,6 +31,8 @@ from inference.data import Dataset, EventData
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate import load_checkpoint
+from surrogate.ensemble import EnsembleSource
+from surrogate.flow_source import FlowSource
 from surrogate.source import Source
 
 SHARED = Path(os.environ.get("XEFLOW_SHARED", "../shared")) / "data" / "flamedisx"
@@ -123,8 +125,8 @@ def floor(sources: dict[str, Source], n: int, evaluations: float) -> float:
     """Return the seconds of the multiplications with the weights: value, two tangents and one way back."""
     weights = 0
     for source in sources.values():
-        for member in getattr(source, "members", (source,)):
-            weights += sum(w.numel() for w in member.flow.parameters())
+        members = source.members if isinstance(source, EnsembleSource) else (source,)
+        weights += sum(w.numel() for m in members if isinstance(m, FlowSource) for w in m.flow.parameters())
     return 4 * 2.0 * weights * n * evaluations / multiply_rate(torch.float64)
 
 

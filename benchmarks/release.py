@@ -85,12 +85,17 @@ def toy_likelihood(model: StatisticalModel, n: int) -> tuple[Likelihood, list[di
     return Likelihood(model.parameters, model.runs, toys.data), toy_tables(model.parameters, model.runs, toys)
 
 
-def run_alea(python: str, data: Path, limits: int, pairs: int) -> Alea:
-    """Return what alea finds on the data sets of a file, the science data first."""
+def run_alea(
+    python: str, model: StatisticalModel, tables: Sequence[Mapping[str, np.ndarray]], limits: int, pairs: int
+) -> Alea:
+    """Return what alea finds on the science data and on toys."""
     script = Path(__file__).parent / "peers" / "alea_release.py"
-    command = [python, str(script), str(RELEASE.resolve()), str(MASS), str(data)]
-    command += ["--limits", str(limits), "--pairs", str(pairs)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "toys.h5"
+        model.store_data(data, [science_tables(model), *tables[: max(limits, pairs)]])
+        command = [python, str(script), str(RELEASE.resolve()), str(MASS), str(data)]
+        command += ["--limits", str(limits), "--pairs", str(pairs)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, stderr=subprocess.DEVNULL)
     found = json.loads(done.stdout)
     return Alea(
         found["version"],
@@ -131,11 +136,14 @@ def floor_per_evaluation(model: StatisticalModel, bins: float) -> float:
     return 8.0 * bins * per_bin / len(model.runs) / copy_rate()
 
 
-def agreement(ours: Sequence[float], theirs: Sequence[float], relative: bool) -> float:
-    """Return the median deviation from alea of what both found."""
-    mine, other = np.array(ours[: len(theirs)]), np.array(theirs)
-    deviation = np.abs(mine / other - 1.0 if relative else mine - other)
-    return float(np.median(deviation))
+def agreement(limits: Sequence[float], statistics: Sequence[float], alea: Alea) -> list[Record]:
+    """Return the median deviations from alea of limits, relative, and of the statistic at zero."""
+    ratio = np.array(limits[: len(alea.limits)]) / np.array(alea.limits)
+    t = np.array(statistics[: len(alea.statistics)]) - np.array(alea.statistics)
+    return [
+        Record(f"deviation of {what} from alea's, median", float(np.median(np.abs(d))), unit, target=to, scales=False)
+        for what, d, unit, to in (("limits", ratio - 1.0, "relative", 1e-4), ("t", t, "", 1e-3))
+    ]
 
 
 def records_of(
@@ -200,17 +208,10 @@ def main() -> int:
 
     alea, further = cited_alea(), []
     if options.alea:
-        with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder) / "toys.h5"
-            model.store_data(data, [science_tables(model), *tables[: max(options.alea_limits, options.alea_pairs)]])
-            alea = run_alea(options.alea, data, options.alea_limits, options.alea_pairs)
-        upper = found.upper.value.tolist() if found.upper is not None else []
-        limits = agreement([model.interval(POI).upper.value or 0.0, *upper], alea.limits, relative=True)
-        t = agreement((2 * (fits.ll_free - fits.ll_conditional)).tolist(), alea.statistics, relative=False)
-        further = [
-            Record("deviation of limits from alea's, median", limits, "relative", target=1e-4, scales=False),
-            Record("deviation of t from alea's, median", t, "", target=1e-3, scales=False),
-        ]
+        alea = run_alea(options.alea, model, tables, options.alea_limits, options.alea_pairs)
+        t = 2 * (fits.free.log_likelihood - fits.conditional.log_likelihood)
+        upper = [] if found.upper is None else found.upper.value.tolist()
+        further = agreement([model.interval(POI).upper.value or 0.0, *upper], t.tolist(), alea)
     evaluations = {"pairs": 2 * float(found.best.evaluations.double().mean())}
     bins = float(torch.cat(list(likelihood.data.weights.values()), dim=1).gt(0).sum(dim=1).double().mean())
     records = records_of(costs, n, alea, evaluations, floor_per_evaluation(model, bins))

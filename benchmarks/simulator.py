@@ -1,22 +1,19 @@
 """Events generated per CPU second, one core, theta per event; also into a file, and on a GPU where there is one.
 
-Run: python benchmarks/simulator.py [--json FILE]
+Run: python benchmarks/simulator.py [--output DIR] [--quick]
 
 CPU seconds are those of the process: they hold on a busy machine too. Each figure is the best of several repetitions.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from records import Record, finish, parser
 
 from training.simulation import simulate_to_file
 from training.simulation_plan import BATCH_BLOCKS, BLOCK, SimulationPlan, simulate_batch
@@ -75,36 +72,22 @@ def on_gpu(name: str, repetitions: int) -> float | None:
     return rate(work, n, repetitions, time.perf_counter)
 
 
+def records_of(name: str, repetitions: int) -> list[Record]:
+    """Return the figures of one source."""
+    plan = standard_plan("xenonnt_like", name, 2_000_000, seed=1)
+    found = [
+        Record(f"{name} in memory", in_memory(plan, repetitions), "events/CPU s", "higher", TARGETS.get(name)),
+        Record(f"{name} into a compressed file", to_file(plan), "events/CPU s", "higher"),
+    ]
+    gpu = on_gpu(name, repetitions)
+    return found if gpu is None else [*found, Record(f"{name} on the GPU", gpu, "events/s", "higher", scales=False)]
+
+
 def main() -> int:
-    """Print the table; exit 1 if a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    parser.add_argument("--repetitions", type=int, default=5)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    console, rows = Console(highlight=False), []
-    for name in SOURCES:
-        plan = standard_plan("xenonnt_like", name, 2_000_000, seed=1)
-        row = {
-            "source": name,
-            "per_cpu_second": in_memory(plan, options.repetitions),
-            "to_file_per_cpu_second": to_file(plan),
-            "gpu_per_second": on_gpu(name, options.repetitions),
-            "target": TARGETS.get(name),
-        }
-        rows.append(row)
-        gpu = "-" if row["gpu_per_second"] is None else f"{row['gpu_per_second']:.3g}"
-        console.print(
-            f"{name:10s} {row['per_cpu_second'] / 1e6:6.2f} M/CPU s   "
-            f"into a file {row['to_file_per_cpu_second'] / 1e6:6.2f} M/CPU s   GPU {gpu}"
-        )
-    machine = {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__}
-    if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-    missed = [row["source"] for row in rows if row["target"] and row["per_cpu_second"] < row["target"]]
-    if missed:
-        console.print(f"below target: {', '.join(missed)}")
-    return 1 if missed else 0
+    """Measure, print and write the figures; exit 1 if a target is missed."""
+    options = parser(__doc__).parse_args()
+    records = [record for name in SOURCES for record in records_of(name, 2 if options.quick else 5)]
+    return finish("simulator", "python benchmarks/simulator.py", records, options)
 
 
 if __name__ == "__main__":
