@@ -14,6 +14,7 @@ from surrogate.ensemble import EnsembleSource
 from surrogate.errors import ConfigError
 from surrogate.flow_source import FlowSource
 from surrogate.jet import Jet
+from surrogate.jet_algebra import joined, reshaped
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.response import OUTSIDE
@@ -23,6 +24,9 @@ from surrogate.spectrum_source import SpectrumSource
 
 ENERGY = "energy"
 """Name of the nuisance that is the recoil energy, keV."""
+
+RATE_CHUNK = 16_384
+"""Efficiencies evaluated at a time, which bounds the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,9 @@ class FlowResponse:
 
     def efficiency(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return eps (*,): recorded events per recoil in the fiducial volume."""
-        return self.source.expected_events(self._joined(energy, theta))
+        full = self._joined(energy, theta)
+        rows = full.reshape(-1, full.shape[-1]).split(RATE_CHUNK)
+        return torch.cat([self.source.expected_events(some) for some in rows]).reshape(full.shape[:-1])
 
     def efficiency_std(self, energy: Tensor, theta: Tensor) -> Tensor:
         """Return the standard error (*,) of eps."""
@@ -116,7 +122,9 @@ class FlowResponse:
 
     def efficiency_jet(self, energy: Tensor, theta: Tensor, centre: Tensor | None = None) -> Jet:
         """Return the jet in theta (*, K) of eps."""
-        return self._sliced(self.source.rate_jet(self._joined(energy, theta)))
+        full = self._joined(energy, theta)
+        jets = [self.source.rate_jet(rows) for rows in full.reshape(-1, full.shape[-1]).split(RATE_CHUNK)]
+        return self._sliced(reshaped(joined(jets), full.shape[:-1]))
 
     @property
     def noise_shape(self) -> tuple[int, ...]:

@@ -1,6 +1,8 @@
-"""Sums, products and quotients of jets: what a mixture of densities with rates that move needs."""
+"""Sums, products and reciprocals of jets, and moves of their points: what a mixture with rates that move needs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -55,3 +57,25 @@ def weighted_sum(f: Jet, weights: Tensor) -> Jet:
         (scale.unsqueeze(-1) * f.gradient).sum(dim=-2),
         (scale[..., None, None] * f.hessian).sum(dim=-3),
     )
+
+
+def picked(f: Jet, index: tuple[Tensor, ...]) -> Jet:
+    """Return the jet at some of its points."""
+    return Jet(f.log_scale[index], f.value[index], f.gradient[index], f.hessian[index])
+
+
+def joined(jets: Sequence[Jet]) -> Jet:
+    """Return rows of jets one after the other."""
+    return Jet(
+        torch.cat([f.log_scale for f in jets]),
+        torch.cat([f.value for f in jets]),
+        torch.cat([f.gradient for f in jets]),
+        torch.cat([f.hessian for f in jets]),
+    )
+
+
+def reshaped(f: Jet, shape: Sequence[int]) -> Jet:
+    """Return a jet whose points have another shape."""
+    k, points = f.gradient.shape[-1], tuple(shape)
+    gradient, hessian = f.gradient.reshape(*points, k), f.hessian.reshape(*points, k, k)
+    return Jet(f.log_scale.reshape(points), f.value.reshape(points), gradient, hessian)

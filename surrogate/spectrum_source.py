@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from surrogate.jet import Jet
-from surrogate.jet_algebra import grouped_sum, product, reciprocal, weighted_sum
+from surrogate.jet_algebra import grouped_sum, picked, product, reciprocal, reshaped, weighted_sum
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.quadrature import PANEL, EnergyNodes
@@ -143,51 +143,45 @@ class SpectrumSource:
         Derivatives are taken at the energies that matter to an event; each of the others has less than 1e-7 of its
         density.
         """
-        efficiency = self._efficiency_jet(theta, centre)
+        shape = broadcast_shape(x.shape[:-1], theta.shape[:-1], *(() if centre is None else (centre.shape[:-1],)))
+        x, theta = (t.expand(*shape, t.shape[-1]).reshape(-1, t.shape[-1]) for t in (x, theta))
+        where = None if centre is None else centre.expand(*shape, centre.shape[-1]).reshape(theta.shape)
+        points, sides, place = _distinct(theta, where)
+        efficiency = self._efficiency_jet(points, sides)
         norm = reciprocal(weighted_sum(efficiency, self._weight(theta)))
-        log_rates = (efficiency.log_scale + efficiency.value.log()) + self._weight(theta).log()
-        place = torch.arange(theta.shape[:-1].numel(), device=theta.device).reshape(*theta.shape[:-1], 1)
-        events, log_rates, rows, place = _common(x, log_rates.detach(), theta, place)
-        where = None if centre is None else centre.expand(*rows.shape).reshape(-1, rows.shape[-1])
-        joint = self._numerator(events, log_rates, rows, where, _reshaped(efficiency, (-1,)), place.reshape(-1))
-        return product(_reshaped(joint, events.shape[:-1]), norm)
+        log_rates = self._log_rates(efficiency)[place]
+        row, node, total = self._relevant(x, log_rates, theta)
+        side = None if where is None else where[row]
+        density = self.response.density_jet(x[row], self._energy(theta)[node], theta[row], side)
+        rate = picked(efficiency, (place[row], node))
+        weighted = Jet(rate.log_scale + self._weight(theta).log()[node], rate.value, rate.gradient, rate.hessian)
+        joint = grouped_sum(product(weighted, density), row, len(theta))
+        value = torch.where(torch.isfinite(total), torch.exp(total - joint.log_scale), 0.0)
+        joint = Jet(joint.log_scale, value, joint.gradient, joint.hessian)
+        return reshaped(product(joint, picked(norm, (place,))), shape)
 
     def score(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return ln f (n,) and its gradient in theta (n, K), for x (n, D) and theta (n, K); cheaper than a jet.
 
         Outside the region of interest ln f = -inf and the gradient is zero.
         """
-        efficiency = self._efficiency_jet(theta, None)
-        log_rates = efficiency.log_scale + efficiency.value.log() + self._weight(theta).log()
+        points, _, place = _distinct(theta, None)
+        efficiency = self._efficiency_jet(points, None)
+        log_rates = self._log_rates(efficiency)
         slope = efficiency.gradient / efficiency.value.unsqueeze(-1)
         mu = log_rates.logsumexp(dim=-1)
-        row, node, total = self._relevant(x, log_rates, theta)
-        log_p, gradient = self.response.score(x[row], self._energy(theta)[node], theta[row])
-        share = torch.exp(log_rates[row, node] + log_p - total[row])
-        joint = torch.zeros_like(theta).index_add(0, row, share.unsqueeze(-1) * (slope[row, node] + gradient))
         mean = (torch.exp(log_rates - mu.unsqueeze(-1)).unsqueeze(-1) * slope).sum(dim=-2)
+        row, node, total = self._relevant(x, log_rates[place], theta)
+        log_p, gradient = self.response.score(x[row], self._energy(theta)[node], theta[row])
+        share = torch.exp(log_rates[place[row], node] + log_p - total[row]).unsqueeze(-1)
+        joint = torch.zeros_like(mean[place]).index_add(0, row, share * (slope[place[row], node] + gradient))
         inside = torch.isfinite(total)
-        return torch.where(inside, total - mu, -torch.inf), torch.where(inside.unsqueeze(-1), joint - mean, 0.0)
+        log_f = torch.where(inside, total - mu[place], -torch.inf)
+        return log_f, torch.where(inside.unsqueeze(-1), joint - mean[place], 0.0)
 
-    def _numerator(
-        self, x: Tensor, log_rates: Tensor, theta: Tensor, centre: Tensor | None, efficiency: Jet, place: Tensor
-    ) -> Jet:
-        """Return the jet of sum_m w_m eps_m p_m over flat rows; row i has the efficiencies of theta ``place[i]``."""
-        row, node, total = self._relevant(x, log_rates, theta)
-        theta = theta.reshape(-1, theta.shape[-1])
-        where = None if centre is None else centre[row]
-        energy = self._energy(theta)[node]
-        density = self.response.density_jet(x.reshape(-1, x.shape[-1])[row], energy, theta[row], where)
-        at = place[row] * len(self.nodes.energy) + node
-        rate = Jet(
-            efficiency.log_scale[at] + self._weight(theta).log()[node],
-            efficiency.value[at],
-            efficiency.gradient[at],
-            efficiency.hessian[at],
-        )
-        joint = grouped_sum(product(rate, density), row, len(theta))
-        value = torch.where(torch.isfinite(total), torch.exp(total - joint.log_scale), 0.0)
-        return Jet(joint.log_scale, value, joint.gradient, joint.hessian)
+    def _log_rates(self, efficiency: Jet) -> Tensor:
+        """Return ln [w_m eps_m] (*, M)."""
+        return efficiency.log_scale + efficiency.value.log() + self._weight(efficiency.value).log()
 
     @torch.no_grad()
     def _relevant(self, x: Tensor, log_rates: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -217,11 +211,12 @@ class SpectrumSource:
 
     def sample_from_noise(self, noise: Tensor, theta: Tensor) -> Tensor:
         """Return the events (n, D) made of uniforms (n, *noise_shape), at theta (K,) or (n, K); row by row."""
-        cumulative = self._rates(theta).cumsum(dim=-1)
-        wanted = (noise[:, -1, 0].double() * cumulative[..., -1]).unsqueeze(-1)
+        theta = theta.expand(len(noise), self.nuisances.dim)
+        points, _, place = _distinct(theta, None)
+        cumulative = self._rates(points).cumsum(dim=-1)[place]
+        wanted = (noise[:, -1, 0].double() * cumulative[:, -1]).unsqueeze(-1)
         node = (cumulative < wanted).sum(dim=-1).clamp(max=cumulative.shape[-1] - 1)
-        rows = theta.expand(len(noise), self.nuisances.dim)
-        return self.response.sample_from_noise(noise[:, :-1], self._energy(theta)[node], rows)
+        return self.response.sample_from_noise(noise[:, :-1], self._energy(theta)[node], theta)
 
 
 def _common(*tensors: Tensor) -> list[Tensor]:
@@ -230,8 +225,14 @@ def _common(*tensors: Tensor) -> list[Tensor]:
     return [t.expand(*shape, t.shape[-1]) for t in tensors]
 
 
-def _reshaped(jet: Jet, shape: Sequence[int]) -> Jet:
-    """Return a jet whose points have another shape."""
-    k = jet.gradient.shape[-1]
-    gradient, hessian = jet.gradient.reshape(*shape, k), jet.hessian.reshape(*shape, k, k)
-    return Jet(jet.log_scale.reshape(tuple(shape)), jet.value.reshape(tuple(shape)), gradient, hessian)
+def _distinct(theta: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return the distinct rows (T, K) of theta (n, K), their centres, and which of them each row is (n,).
+
+    The efficiency costs as much as a density, and the events of a data set share theta.
+    """
+    k = theta.shape[-1]
+    if not (k and len(theta)):
+        return theta[:1], None if centre is None else centre[:1], theta.new_zeros(len(theta), dtype=torch.long)
+    joined = theta if centre is None else torch.cat([theta, centre.to(theta)], dim=-1)
+    rows, place = joined.detach().unique(dim=0, return_inverse=True)
+    return rows[:, :k], None if centre is None else rows[:, k:], place
