@@ -20,9 +20,9 @@ from inference.fit import fit
 from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
-from inference.profile import profile_curve
+from inference.profile import profile_curve, profile_errors
 from inference.projections import Projection, Views, project
-from inference.results import FitResult, Interval, ProfileCurve, SurrogateError
+from inference.results import FitResult, Interval, ProfileCurve, ProfileError, SurrogateError
 from inference.science_run import ScienceRun, expected_counts
 from inference.surrogate_error import surrogate_error
 from surrogate.errors import DataError, UncertifiedError
@@ -164,6 +164,10 @@ class Analysis:
     ) -> ProfileCurve:
         """Return the profile likelihood ratio of one parameter on a grid; fits start between those ``near``."""
         return profile_curve(self.likelihood, poi, grid, fixed, options, near)
+
+    def profile_errors(self, parameters: Sequence[str] | None = None, sigmas: float = 1.0) -> tuple[ProfileError, ...]:
+        """Return how far parameters, all free ones by default, may move before t rises by sigmas^2 (as MINOS does)."""
+        return profile_errors(self.likelihood, parameters, sigmas)
 
     def surrogate_error(self, fit: FitResult, interval: Interval | None = None) -> SurrogateError | None:
         """Return what finite training of the sources adds to a fit and an interval; None if none was trained."""

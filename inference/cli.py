@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from inference.alea import read_alea
 from inference.asymptotics import IntervalKind
@@ -36,21 +34,8 @@ from inference.cli_options import (
     write_record,
 )
 from inference.neyman_cli import NeymanOptions, limit_from_store, limit_with_toys
-from inference.report import FIT_HEADINGS, ReportFiles, fit_report, fit_rows, interval_lines, limit_report
-from inference.results import FitResult
+from inference.report import ReportFiles, fit_report, limit_report, summary_text
 from surrogate.errors import ConfigError
-
-
-def _print_fit(console: Console, fit: FitResult, remarks: Sequence[str]) -> None:
-    table = Table(title=None, box=None, pad_edge=False)
-    for k, heading in enumerate(FIT_HEADINGS):
-        table.add_column(heading, justify="left" if k in (0, 4) else "right")
-    for row in fit_rows(fit):
-        table.add_row(*row)
-    console.print(table)
-    console.print(f"fit: {fit.message}; ln L = {fit.log_likelihood}")
-    for line in remarks:
-        console.print(line)
 
 
 def _print_files(console: Console, files: ReportFiles) -> None:
@@ -84,7 +69,7 @@ def fit(
     pairs_of = [name.strip() for name in corner.split(",")] if corner else []
     result, files = fit_report(built, output, name_numbers(hold, "--set"), pairs_of)
     console = console_for(record)
-    _print_fit(console, result, result.remarks)
+    console.print(summary_text(result), markup=False)
     _print_files(console, files)
     write_record(record, result.to_dict())
     return 0 if result.success else 1
@@ -130,9 +115,7 @@ def limit(
         return limit_with_toys(built, options, output, record)
     interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"))
     console = console_for(record)
-    _print_fit(console, interval.best_fit, interval.remarks)
-    for line in interval_lines(interval):
-        console.print(line)
+    console.print(summary_text(interval.best_fit, interval), markup=False)
     _print_files(console, files)
     write_record(record, interval.to_dict())
     return 0 if interval.success else 1

@@ -60,6 +60,23 @@ class Constraint(Protocol):
         ...
 
 
+class OneParameter:
+    """What the terms of a single parameter share: its name, and one nominal ancillary datum."""
+
+    name: str
+    centre: float
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The constrained parameter."""
+        return (self.name,)
+
+    @property
+    def nominal_centre(self) -> tuple[float, ...]:
+        """The nominal ancillary datum."""
+        return (self.centre,)
+
+
 def draw(constraint: Constraint, values: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Return ancillary centres (B, m) drawn at theta = ``values`` (B, m)."""
     normal = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=values.device)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inference.constraint import LOG_2PI, Constraint, ancillary_names, draw, require_positive
+from inference.constraint import LOG_2PI, Constraint, OneParameter, ancillary_names, draw, require_positive
 from inference.skewed_constraints import LogNormalConstraint, PoissonConstraint
 from surrogate.errors import ConfigError
 
@@ -31,7 +31,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class GaussianConstraint:
+class GaussianConstraint(OneParameter):
     """a ~ N(theta, sigma): ln p = -(a - theta)^2 / (2 sigma^2) - ln sigma - ln(2 pi)/2.
 
     Parameters
@@ -62,16 +62,6 @@ class GaussianConstraint:
     def relative(cls, name: str, fraction: float, nominal: float) -> GaussianConstraint:
         """Return the constraint with sigma = fraction x |nominal|, centred at the nominal value."""
         return cls(name, fraction * abs(nominal), nominal)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameter."""
-        return (self.name,)
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The nominal ancillary datum."""
-        return (self.centre,)
 
     @property
     def width(self) -> tuple[float, ...]:

@@ -69,7 +69,7 @@ class Corner(Record):
 def corner(
     likelihood: Likelihood,
     parameters: Sequence[str],
-    points: int = 15,
+    points: int = 21,
     fixed: Mapping[str, float] | None = None,
     options: FitOptions | None = None,
 ) -> Corner:

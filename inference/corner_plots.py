@@ -60,7 +60,7 @@ def _draw_plane(axes: Axes, plane: ProfilePlane, best: dict[str, float]) -> None
     levels = [float(stats.chi2.ppf(level, 2)) for level in LEVELS]
     axes.contourf(plane.x_grid, plane.y_grid, t, levels=[-np.inf, *levels], colors=["#0072B2", "#9BC7E3"])
     axes.contour(plane.x_grid, plane.y_grid, t, levels=levels, colors=DATA, linewidths=0.8)
-    axes.plot([best[plane.x]], [best[plane.y]], ls="", marker="+", color=DATA, ms=7, label="best fit")
+    axes.plot([best[plane.x]], [best[plane.y]], ls="", marker="+", color=DATA, ms=7, clip_on=False, label="best fit")
     for level, colour in zip(LEVELS, ("#0072B2", "#9BC7E3"), strict=True):
         axes.fill([], [], color=colour, label=f"{100 * level:.0f} %")
     axes.set_xlim(plane.x_grid[0], plane.x_grid[-1])

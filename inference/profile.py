@@ -113,13 +113,17 @@ def profile_curve(
         highest = max(near, key=lambda f: -np.inf if f.log_likelihood is None else f.log_likelihood)
         best = fit_batch(likelihood, fixed, None, likelihood.parameters.vector(highest.values), options)
         start = _between(likelihood, poi, points, near)
-    best, conditional = profile_batch(likelihood, poi, points, fixed, best, options, start)
+    return _curve(likelihood, poi, points, *profile_batch(likelihood, poi, points, fixed, best, options, start))
+
+
+def _curve(likelihood: Likelihood, poi: str, grid: Tensor, best: FitBatch, conditional: FitBatch) -> ProfileCurve:
+    """Return the record of the free and the conditional fits of one data set."""
     t = 2 * (best.log_likelihood - conditional.log_likelihood)
     slope = -2 * conditional.gradient[:, likelihood.parameters.index(poi)]
     known = torch.isfinite(t) & (not likelihood.breakpoints)
     return ProfileCurve(
         parameter=poi,
-        grid=tuple(float(v) for v in grid),
+        grid=tuple(grid.tolist()),
         t=tuple(number(v) for v in t.tolist()),
         slope=tuple(number(v) for v in torch.where(known, slope, torch.nan).tolist()),
         status=tuple(FitStatus(s).label for s in conditional.status.tolist()),

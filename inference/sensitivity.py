@@ -248,10 +248,7 @@ def read_limits(path: str | Path) -> ToyLimits:
     DataError
         If the file is missing, holds another kind of study, or no toys yet.
     """
-    header, columns = read_study(path)
-    if header.kind != KIND:
-        raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{KIND}'")
-    return _gathered(header, columns)
+    return _gathered(*read_study(path, KIND))
 
 
 def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyLimits:

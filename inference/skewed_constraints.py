@@ -10,12 +10,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from inference.constraint import LOG_2PI, require_positive
+from inference.constraint import LOG_2PI, OneParameter, require_positive
 from surrogate.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class LogNormalConstraint:
+class LogNormalConstraint(OneParameter):
     """ln a ~ N(ln theta, s): ln p = -(ln a - ln theta)^2 / (2 s^2) - ln(s a) - ln(2 pi)/2, for theta > 0.
 
     Parameters
@@ -40,16 +40,6 @@ class LogNormalConstraint:
     def __post_init__(self) -> None:
         require_positive("log-normal", self.name, "log_sigma", self.log_sigma)
         require_positive("log-normal", self.name, "centre", self.centre)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameter."""
-        return (self.name,)
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The nominal ancillary datum."""
-        return (self.centre,)
 
     @property
     def width(self) -> tuple[float, ...]:
@@ -89,7 +79,7 @@ class LogNormalConstraint:
 
 
 @dataclass(frozen=True)
-class PoissonConstraint:
+class PoissonConstraint(OneParameter):
     """An auxiliary count n = tau a ~ Poisson(tau theta): ln p = n ln(tau theta) - tau theta - ln n!, for theta >= 0.
 
     Parameters
@@ -115,16 +105,6 @@ class PoissonConstraint:
         require_positive("Poisson", self.name, "tau", self.tau)
         if not (math.isfinite(self.centre) and self.centre >= 0):
             raise ConfigError(f"Poisson constraint on '{self.name}': centre = {self.centre} must be finite and >= 0")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The constrained parameter."""
-        return (self.name,)
-
-    @property
-    def nominal_centre(self) -> tuple[float, ...]:
-        """The nominal ancillary datum n / tau."""
-        return (self.centre,)
 
     @property
     def width(self) -> tuple[float, ...]:

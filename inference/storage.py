@@ -158,15 +158,17 @@ def read_header(path: str | Path) -> tuple[StudyHeader, str]:
     return header, str(attrs["status"])
 
 
-def read_study(path: str | Path) -> tuple[StudyHeader, dict[str, np.ndarray]]:
+def read_study(path: str | Path, kind: str) -> tuple[StudyHeader, dict[str, np.ndarray]]:
     """Return the header of a store and its rows so far, by point and toy.
 
     Raises
     ------
     DataError
-        If the file is missing or holds no study.
+        If the file is missing, or holds no study or one of another kind.
     """
     header, _ = read_header(path)
+    if header.kind != kind:
+        raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{kind}'")
     return header, FileStore(path, header).read()
 
 

@@ -50,7 +50,7 @@ def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = Non
 
 
 def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", most: int = 6) -> Figure:
-    """Draw the survival function of the statistic at some grid points, with the asymptotic one.
+    """Draw the survival function of the statistic at some grid points, its critical values, and the asymptotic law.
 
     Parameters
     ----------
@@ -77,7 +77,10 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     for k, g in enumerate(chosen):
         t = np.sort(samples[g][np.isfinite(samples[g])])
         survival = 1 - np.arange(len(t)) / len(t)
-        axes.step(t, survival, where="post", color=COLOURS[k % len(COLOURS)], label=f"{pairs.tested[g]:.4g}")
+        critical = float(np.quantile(t, cl, method="inverted_cdf"))
+        colour, label = COLOURS[k % len(COLOURS)], f"{pairs.tested[g]:.4g}: {critical:.3g}"
+        axes.step(t, survival, where="post", color=colour, label=label)
+        axes.plot([critical], [1 - cl], ls="", marker="o", ms=4, color=colour)
     x = np.linspace(0, 12, 400)
     axes.plot(x, stats.chi2.sf(x, 1), color=DATA, ls="--", lw=1, label="asymptotic")
     axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
@@ -86,7 +89,7 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes.set_ylim(1e-3, 1)
     axes.set_xlabel(statistic)
     axes.set_ylabel("fraction of toys above")
-    axes.legend(frameon=False, title=_label(pairs.poi))
+    axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
     return figure
 
 

@@ -198,10 +198,7 @@ def read_pairs(path: str | Path) -> ToyPairs:
     DataError
         If the file is missing, holds another kind of study, or no toys yet.
     """
-    header, columns = read_study(path)
-    if header.kind != KIND:
-        raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{KIND}'")
-    return _gathered(header, columns)
+    return _gathered(*read_study(path, KIND))
 
 
 def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyPairs:

@@ -121,7 +121,7 @@ def test_bad_rows_and_files_are_refused(tmp_path):
         store.append(Chunk(0, 1, 2), {"toy": np.arange(2), "square": np.arange(2)})
     (tmp_path / "text.h5").write_text("nothing")
     with pytest.raises(DataError, match="no study"):
-        read_study(tmp_path / "text.h5")
+        read_study(tmp_path / "text.h5", "squares")
     with pytest.raises(ConfigError, match="n_toys = 0"):
         make_chunks(1, 0, 5)
 
@@ -157,7 +157,7 @@ def test_a_killed_study_goes_on(tmp_path):
         time.sleep(0.02)
     process.kill()
     process.wait()
-    header, before = read_study(path)
+    header, before = read_study(path, "squares")
     assert header.identity() == HEADER.identity()
     assert 10 <= len(before["toy"]) < 800
     rows = run_study(HEADER, Squares(), 2, 400, StudyPlan(100, path))
