@@ -34,6 +34,16 @@ def lowered(critical: Critical, gap: float) -> Callable[[torch.Tensor], torch.Te
     return lambda mu: (critical(mu) if callable(critical) else torch.full_like(mu, critical)) - gap
 
 
+def likelihood_gap(
+    model: Analysis, poi: str, best_fit_args: Mapping[str, float], interval_args: Mapping[str, float] | None
+) -> tuple[float, float]:
+    """Return 2 [ln L(best) - ln L(best under the other arguments)], and the parameter of interest of the latter."""
+    best, other = model.fit_result(best_fit_args), model.fit_result(interval_args)
+    if best.log_likelihood is None or other.log_likelihood is None:
+        return math.inf, other.values[poi]
+    return 2 * (best.log_likelihood - other.log_likelihood), other.values[poi]
+
+
 def _end_value(end: IntervalEnd, absent: float) -> float:
     """Return an end as alea does: its value, infinite where it does not exist, else NaN."""
     if end.value is not None:
@@ -171,7 +181,7 @@ class StatisticalModel(Analysis):
             kind = confidence_interval_kind or self.confidence_interval_kind
             level = self.confidence_level if confidence_level is None else confidence_level
             asymptotic = critical_value(level, kind)
-            gap, mu_hat = self._gap(poi_name, best_fit_args, confidence_interval_args)
+            gap, mu_hat = likelihood_gap(self, poi_name, best_fit_args, confidence_interval_args)
             critical = lowered(asymptotic if critical is None else critical, gap)
             if not float(critical(torch.tensor([mu_hat], dtype=torch.float64))) > 0:
                 warnings.warn(f"interval on {poi_name}: empty, t >= {gap:.4g} everywhere", RuntimeWarning, stacklevel=2)
@@ -192,15 +202,6 @@ class StatisticalModel(Analysis):
                 stacklevel=2,
             )
         return _end_value(found.lower, -math.inf), _end_value(found.upper, math.inf)
-
-    def _gap(
-        self, poi: str, best_fit_args: Mapping[str, float], interval_args: Mapping[str, float] | None
-    ) -> tuple[float, float]:
-        """Return 2 [ln L(best) - ln L(best under the other arguments)], and where the latter is."""
-        best, other = self.fit_result(best_fit_args), self.fit_result(interval_args)
-        if best.log_likelihood is None or other.log_likelihood is None:
-            return math.inf, other.values[poi]
-        return 2 * (best.log_likelihood - other.log_likelihood), other.values[poi]
 
     def get_expectation_values(self, **values: float) -> dict[str, float]:
         """Return the expected events of every source, summed over the runs; :meth:`expected_events` has them by run."""
