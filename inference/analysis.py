@@ -16,12 +16,14 @@ from inference.conversion import Conversion
 from inference.crossing import Critical
 from inference.data import Dataset, Outside
 from inference.dataset_input import as_dataset
+from inference.expanded_fit import located_fit
 from inference.fit import fit
 from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.profile import profile_curve, profile_errors
 from inference.projections import Projection, Views, project
+from inference.quick_results import Expansions, drawn_profile, set_interval, worth_expanding
 from inference.results import FitResult, Interval, ProfileCurve, ProfileError, SurrogateError
 from inference.science_run import ScienceRun, expected_counts
 from inference.surrogate_error import surrogate_error
@@ -78,6 +80,7 @@ class Analysis:
         self.allow_uncertified = allow_uncertified
         self.conversion = conversion
         self._likelihood: Likelihood | None = None
+        self._expansions = Expansions()
         self._dataset: Dataset | None = None
 
     @property
@@ -151,8 +154,17 @@ class Analysis:
 
     def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
         """Maximise the likelihood with some parameters held."""
-        found = fit(self.likelihood, fixed, options=options)
+        if options is None and worth_expanding(self.likelihood):
+            found = located_fit(self.likelihood, fixed)
+        else:
+            found = fit(self.likelihood, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))
+
+    def drawn_profile(
+        self, poi: str, grid: Sequence[float], near: Sequence[FitResult], fixed: Mapping[str, float] | None = None
+    ) -> ProfileCurve:
+        """Return a profile for a figure; see :func:`inference.quick_results.drawn_profile`."""
+        return drawn_profile(self.likelihood, self._expansions.around(self.likelihood, fixed), poi, grid, near, fixed)
 
     def profile(
         self,
@@ -220,7 +232,10 @@ class Analysis:
         if bounds is not None:
             likelihood = Likelihood(with_interval_bounds(self.parameters, poi, bounds), self.runs, self.data)
         level = self.confidence_level if confidence_level is None else confidence_level
-        found = confidence_interval(
-            likelihood, poi, level, kind or self.confidence_interval_kind, critical, fixed, options=options
-        )
+        kind = kind or self.confidence_interval_kind
+        if options is None:
+            around = self._expansions.around(likelihood, fixed)
+            found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
+        else:
+            found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
-from inference.batch_fit import FitOptions
-from inference.report import KINKED_POINTS, KINKED_STARTS, SMOOTH_POINTS, curve_grid, default_poi
+from inference.report import KINKED_POINTS, SMOOTH_POINTS, curve_grid, default_poi
 from inference.results import FitResult, Interval, ProfileCurve, Record
 from surrogate.errors import ConfigError
 
@@ -97,7 +96,7 @@ def _curve(model: Analysis, interval: Interval, fixed: Mapping[str, float] | Non
     kinked = bool(model.likelihood.breakpoints)
     grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)
     known = [f for f in (interval.best_fit, interval.lower.fit, interval.upper.fit) if f is not None]
-    return model.profile(interval.parameter, grid, fixed, FitOptions(starts=KINKED_STARTS if kinked else 1), known)
+    return model.drawn_profile(interval.parameter, grid, known, fixed)
 
 
 def _shifts(first: FitResult, second: FitResult) -> dict[str, float | None]:

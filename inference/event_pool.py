@@ -85,7 +85,7 @@ class RunPool:
     def densities(self, position: Tensor) -> dict[str, EventDensity]:
         """Return what stands for the densities at events ``position`` (T, N) of the pool."""
         densities: dict[str, EventDensity] = {
-            name: ExpandedDensity(table.basis, EventTable(table.coefficients, position), None)
+            name: ExpandedDensity(table.basis, EventTable(table.coefficients, position))
             for name, table in self.tables.items()
         }
         for name, log_f in self.constants.items():

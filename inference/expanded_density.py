@@ -6,8 +6,8 @@ Inside a region (:mod:`inference.region`) with natural coordinates t, |t| <= 1,
 
 so that values and gradients of all events are one product of the coefficients C (events x M) with the monomials and
 their slopes (M x 1 + S), and the Hessian of ln L needs of C only its sums over events, weighted (1 x events x M): no
-network is run inside a fit, and no Hessian of an event is ever formed. Outside the region the exact density is asked,
-or whoever fits sees to it that no fit ends there: results never rest on an extrapolation.
+network is run inside a fit, and no Hessian of an event is ever formed. Outside the region the functions are continued;
+whoever fits sees to it that no result rests on that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inference.event_density import EventDensity, EventJet, per_row, without_hessian
+from inference.event_density import EventJet, per_row, without_hessian
 from inference.event_table import EventTable
 from inference.theta_basis import ThetaBasis
 from surrogate.source import Source
@@ -50,34 +50,17 @@ class ExpandedDensity:
         The functions.
     table
         How much of each there is in ln f of the events of T data sets.
-    exact
-        The density itself, which is asked outside the region; if None the functions are continued, and whoever fits
-        must see where the fit ended.
     """
 
-    def __init__(self, basis: ThetaBasis, table: EventTable, exact: EventDensity | None) -> None:
-        self._basis, self._table, self._exact = basis, table, exact
+    def __init__(self, basis: ThetaBasis, table: EventTable) -> None:
+        self._basis, self._table = basis, table
+
+    def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
+        """Return ln f (B, N), differentiable in theta (B, K) within the region."""
+        return self._table.combine(self._basis.values(theta).unsqueeze(1), rows)[:, 0]
 
     def density_jet(self, theta: Tensor, rows: Tensor, centre: Tensor | None = None) -> EventJet:
         """Return the jet over (B, N); see :class:`inference.event_density.EventDensity`."""
-        exact, inside = self._exact, self._basis.inside(theta)
-        if exact is None or bool(inside.all()):
-            return self._jet(theta, rows)
-        far = exact.density_jet(theta[~inside], rows[~inside], None if centre is None else centre[~inside])
-        return _merged_jet(inside, self._jet(theta[inside], rows[inside]), far) if bool(inside.any()) else far
-
-    def log_prob(self, theta: Tensor, rows: Tensor) -> Tensor:
-        """Return ln f (B, N), differentiable in theta (B, K)."""
-        exact, inside = self._exact, self._basis.inside(theta.detach())
-        if exact is None or bool(inside.all()):
-            return self._log_f(theta, rows)
-        far = exact.log_prob(theta[~inside], rows[~inside])
-        return _merged(inside, self._log_f(theta[inside], rows[inside]), far) if bool(inside.any()) else far
-
-    def _log_f(self, theta: Tensor, rows: Tensor) -> Tensor:
-        return self._table.combine(self._basis.values(theta).unsqueeze(1), rows)[:, 0]
-
-    def _jet(self, theta: Tensor, rows: Tensor) -> EventJet:
         point, columns, k = self._basis.at(theta), list(self._basis.chart.columns), theta.shape[-1]
         out = self._table.combine(torch.cat([point.value.unsqueeze(1), point.slope], dim=1), rows)
         log_f, slope = out[:, 0], out[:, 1:]
@@ -97,27 +80,6 @@ class ExpandedDensity:
             gradient = slope.new_zeros(len(slope), k, slope.shape[-1])
             gradient[:, columns] = slope
         return EventJet(log_f, torch.ones_like(log_f), gradient.mT, hessian_sum)
-
-
-def _merged(inside: Tensor, near: Tensor, far: Tensor) -> Tensor:
-    """Return rows of ``near`` where inside (B,) and of ``far`` elsewhere."""
-    out = near.new_empty(len(inside), *near.shape[1:])
-    out[inside], out[~inside] = near, far
-    return out
-
-
-def _merged_jet(inside: Tensor, near: EventJet, far: EventJet) -> EventJet:
-    """Return the same of jets."""
-
-    def hessian_sum(weight: Tensor) -> Tensor:
-        return _merged(inside, near.hessian_sum(weight[inside]), far.hessian_sum(weight[~inside]))
-
-    return EventJet(
-        _merged(inside, near.log_scale, far.log_scale),
-        _merged(inside, near.value, far.value),
-        _merged(inside, near.gradient, far.gradient),
-        hessian_sum,
-    )
 
 
 class ConstantDensity:

@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from inference.asymptotics import IntervalKind, check_level, critical_value
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
-from inference.crossing import CLOSE, MOVE, CrossingFinder
+from inference.crossing import CrossingFinder
 from inference.crossing_records import Critical, CrossingCollector, Crossings, CrossingStatus
 from inference.expanded_density import ScoreDensity
 from inference.expansion import Expansion, ExpansionOptions, expand, expandable, shape_parameters
@@ -32,14 +33,21 @@ from inference.tangent import profile_tangent
 from surrogate.errors import RangeError
 
 #: Radius of the region in standard deviations: along the profile of one parameter up to t = 10 the others hardly move
-#: by more than one, and what lies outside is evaluated exactly.
+#: by more than one.
 RADIUS = 2.0
 #: Decrease of -ln L that ends the first, rough fit.
 ROUGH = 0.01
 #: How often the region may follow the fit.
 MOVES = 3
-#: Largest correction of an end by the exact density, as a fraction of its distance to the best fit.
-LARGEST_CORRECTION = 0.2
+#: Largest correction of an end by the exact density, as a fraction of its distance to the best fit, and the largest
+#: that is made without another fit: it is of second order, so that a thousandth of itself is left.
+LARGEST_CORRECTION, LAST_CORRECTION = 0.2, 3e-3
+#: Promised increase of ln L below which a fit with exact densities makes its last step without another evaluation; a
+#: step from there leaves some 1e-9.
+POLISHED = 1e-5
+
+#: An expansion, and the best fit on it.
+Around = tuple[Expansion, FitBatch]
 
 
 def locate(likelihood: Likelihood, fixed: Mapping[str, float] | None = None, start: Tensor | None = None) -> FitBatch:
@@ -80,11 +88,16 @@ def region_at(likelihood: Likelihood, fits: FitBatch, radius: float = RADIUS) ->
 
 
 def _raised(likelihood: Likelihood, fits: FitBatch) -> Tensor:
-    """Return the parameters (P,) of a fit with all rates two standard deviations higher, where more sources matter."""
+    """Return the parameters (P,) of a fit with all rates two standard deviations higher, where more sources matter.
+
+    A rate on its bound, which has no standard deviation, is raised to where 2 ln L has fallen by four.
+    """
     error = covariances(fits)[0][0].diagonal().clamp_min(0.0).sqrt()
-    rate = torch.tensor([p.kind == "rate" for p in likelihood.parameters.parameters])
-    raised = fits.values[0] + torch.where(rate, 2.0 * error, 0.0)
-    return torch.minimum(raised, likelihood.upper)
+    slope, curvature = fits.gradient[0].clamp(max=0.0), fits.hessian[0].diagonal().clamp(max=-1e-300)
+    fallen = (-slope - (slope.square() - 4.0 * curvature).sqrt()) / curvature
+    moves = torch.tensor([p.kind == "rate" for p in likelihood.parameters.parameters]) & ~fits.held[0]
+    step = torch.where(fits.at_bound[0], fallen, 2.0 * error)
+    return torch.minimum(fits.values[0] + torch.where(moves, step, 0.0), likelihood.upper)
 
 
 def expand_at_maximum(
@@ -93,7 +106,7 @@ def expand_at_maximum(
     start: Tensor | None = None,
     radius: float = RADIUS,
     options: ExpansionOptions | None = None,
-) -> tuple[Expansion, FitBatch]:
+) -> Around:
     """Expand the densities of one data set around its best fit.
 
     Parameters
@@ -150,6 +163,8 @@ def expanded_interval(
     fixed: Mapping[str, float] | None = None,
     options: FitOptions | None = None,
     accuracy: ExpansionOptions | None = None,
+    around: Around | None = None,
+    critical_values: str = "given",
 ) -> Interval:
     """Return a confidence interval for one data set; as :func:`inference.intervals.confidence_interval`, but faster.
 
@@ -163,6 +178,10 @@ def expanded_interval(
         As there.
     accuracy
         Of the expansion.
+    around
+        What :func:`expand_at_maximum` found with the same parameters held, if that was called before.
+    critical_values
+        Where they come from, for the record.
 
     Raises
     ------
@@ -174,10 +193,11 @@ def expanded_interval(
     check_level(confidence_level)
     options = options or FitOptions()
     value = critical_value(confidence_level, kind) if critical is None else critical
-    expansion, rough = expand_at_maximum(likelihood, fixed, options=accuracy)
+    expansion, rough = around or expand_at_maximum(likelihood, fixed, options=accuracy)
     found = interval_batch(expansion.likelihood, poi, value, kind, None, fixed, rough, options)
-    best = fit_batch(likelihood, fixed, None, found.best.values, options)
-    finder = CrossingFinder(likelihood, poi, value, fixed, options)
+    polish = replace(options, newton=replace(options.newton, tolerance=POLISHED))
+    best = fit_batch(likelihood, fixed, None, found.best.values, polish)
+    finder = CrossingFinder(likelihood, poi, value, fixed, polish)
     low, high = search_range(likelihood, poi)
     exact = IntervalBatch(
         best,
@@ -187,7 +207,7 @@ def expanded_interval(
     )
     if any(end is not None and bool(end.better.any()) for end in (exact.lower, exact.upper)):
         exact = interval_batch(likelihood, poi, value, kind, None, fixed, best, options)
-    origin = "asymptotic" if critical is None else "given"
+    origin = "asymptotic" if critical is None else critical_values
     return interval_record(likelihood, poi, confidence_level, kind, exact, origin, options.starts)
 
 
@@ -221,11 +241,13 @@ def exact_end(finder: CrossingFinder, best: FitBatch, rough: Crossings, sign: fl
         c = finder.critical(mu) if callable(finder.critical) else torch.full_like(mu, finder.critical)
         tangent = profile_tangent(fits, column)
         move = (t - c) / (2 * tangent.slope)
+        move = move - tangent.curvature * move.square() / (2 * tangent.slope)
         distance = (mu - best.values[:, column]).abs()
         if not (bool(fits.success) and float(move.abs()) <= LARGEST_CORRECTION * float(distance)):
             break
         result.write(index, mu, t, c, fits)
-        if float((t - c).abs()) <= CLOSE * float(c) and float(move.abs()) <= MOVE * float(distance):
+        if float(move.abs()) <= LAST_CORRECTION * float(distance):
+            c = finder.critical(mu + move) if callable(finder.critical) else c
             result.finish(index, move, tangent.direction, best.log_likelihood, c)
             return result.crossings()
         mu, start = mu + move, fits.values + move.unsqueeze(-1) * tangent.direction

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from inference.chart import chart_of
-from inference.event_density import BinIndexed, bind
+from inference.event_density import BinIndexed
 from inference.event_table import EventTable
 from inference.expanded_density import ExpandedDensity
 from inference.expansion_error import EventSet, ExactDensities, measuring_points
@@ -166,7 +166,7 @@ class Expansion:
     likelihood
         The same parameters, runs and data, with expanded densities.
     region
-        Where they hold; outside it the likelihood evaluates the exact densities.
+        Where they hold; outside it they are continued, see :mod:`inference.theta_basis`.
     report
         Accuracy and cost.
     """
@@ -174,6 +174,10 @@ class Expansion:
     likelihood: Likelihood
     region: Region
     report: ExpansionReport
+
+    def covers(self, values: Tensor) -> Tensor:
+        """Return whether the expansion holds at parameters (B, P): (B,)."""
+        return self.region.contains(values[:, [self.likelihood.parameters.index(n) for n in self.region.names]])
 
 
 def _event_sets(likelihood: Likelihood) -> Iterator[tuple[ScienceRun, EventSet, Tensor]]:
@@ -216,11 +220,7 @@ def expand(
     report = refine(runs, options)
     densities = {
         run.run.name: {
-            name: ExpandedDensity(
-                fit.basis,
-                EventTable(fit.coefficients, index),
-                bind(fit.source.source, likelihood.data.x[run.run.name]),
-            )
+            name: ExpandedDensity(fit.basis, EventTable(fit.coefficients, index))
             for name, fit in run.fits.items()
             if name not in run.given_up
         }

@@ -19,8 +19,9 @@ from inference.asymptotics import IntervalKind
 from inference.batch_fit import fit_batch
 from inference.counting import check_level, quantile
 from inference.critical_values import FLOOR, CriticalCurve, Smoothing, critical_curve
-from inference.intervals import STATISTIC, confidence_interval
+from inference.intervals import STATISTIC
 from inference.likelihood import Likelihood
+from inference.quick_results import around_maximum, set_interval
 from inference.record import Record
 from inference.results import Interval, IntervalEnd
 from inference.toy_pairs import ToyPairs
@@ -188,8 +189,9 @@ def neyman_interval(
     if pairs.model_hash != likelihood.model_hash:
         raise DataError("the toys were made with another model than the one of the data; make them again")
     curve = critical_values(pairs, cl, STATISTIC[kind], smoothing)
+    around = around_maximum(likelihood)
     found, above, below = (
-        confidence_interval(likelihood, pairs.poi, cl, kind, shifted(curve, k), critical_values="toys")
+        set_interval(likelihood, pairs.poi, cl, kind, shifted(curve, k), around, critical_values="toys")
         for k in (0.0, 1.0, -1.0)
     )
     return NeymanInterval(

@@ -10,7 +10,6 @@ import numpy as np
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
-from inference.batch_fit import FitOptions
 from inference.corner import Corner, corner
 from inference.corner_plots import plot_corner
 from inference.parameters import ParameterSet
@@ -25,8 +24,6 @@ Row = tuple[str, str, str, str, str]
 
 #: Points of the profile curve in a report: of a smooth likelihood, joined by cubics, and of one with kinks.
 SMOOTH_POINTS, KINKED_POINTS = 6, 41
-#: Start points of each where there are kinks: far from the best fit a morphed likelihood may have several maxima.
-KINKED_STARTS = 4
 
 #: Headings of :func:`fit_rows`.
 FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
@@ -262,7 +259,7 @@ def limit_report(
     kinked = bool(analysis.likelihood.breakpoints)
     grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)
     known = [f for f in (interval.best_fit, interval.lower.fit, interval.upper.fit) if f is not None]
-    curve = analysis.profile(name, grid, fixed, FitOptions(starts=KINKED_STARTS if kinked else 1), known)
+    curve = analysis.drawn_profile(name, grid, known, fixed)
     high = interval.upper.value
     rate = analysis.parameters[name].kind == "rate"
     views = analysis.views(interval.best_fit.values, {name: high} if rate and high is not None else None)

@@ -200,6 +200,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "asymptotics",
         "intervals",
         "expanded_fit",
+        "quick_results",
         "surrogate_error",
         "philox",
         "toys",
