@@ -47,6 +47,19 @@ def cell_centres(u: Tensor, cells: tuple[int, ...]) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
+def cell_indicators(u: Tensor, cells: tuple[int, ...]) -> Tensor:
+    """Return for u (n, D) one column for every cell of every coordinate, 1 where u lies in it and else 0.
+
+    What a histogram's network sees of the coordinates: cells are told apart from the start, where a single number would
+    have to be bent into something that is not monotone.
+    """
+    columns = [
+        torch.nn.functional.one_hot(bin_of_unit(column, n), n).to(u)
+        for column, n in zip(u.unbind(dim=-1), cells, strict=True)
+    ]
+    return torch.cat(columns, dim=-1)
+
+
 @dataclass(frozen=True, eq=False)
 class CellRule:
     """The points of a product rule in the cells of C observables.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from surrogate.cells import cell_centres
+from surrogate.cells import cell_centres, cell_indicators
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
 from surrogate.histogram import HistogramMap
@@ -85,7 +85,9 @@ class _Network:
         self._made, self._kind = made, config.activation
         self._features = config.features()
         self._context_in, self._slope = self._features.values(theta).T, self._features.derivatives(theta)[0].T
-        self._inputs = nn.functional.pad(2.0 * cell_centres(u, config.cells) - 1.0, (1, 0)).T
+        histogram = config.family == "histogram"
+        seen = cell_indicators(u, config.cells) if histogram else 2.0 * cell_centres(u, config.cells) - 1.0
+        self._inputs = nn.functional.pad(seen, (1, 0)).T
         # the first outputs belong to the constant coordinate in front
         self._unused = made.final_layer.out_features // (config.observables.dim + 1)
         self._record: list[_Activation] = []

@@ -17,12 +17,12 @@ from nflows.flows.base import Flow
 from nflows.nn.nets.resnet import ResidualNet
 from nflows.transforms.base import CompositeTransform, Transform
 from nflows.transforms.coupling import CouplingTransform
-from nflows.transforms.made import MADE
+from nflows.transforms.made import MADE, MaskedLinear
 from nflows.transforms.permutations import Permutation, ReversePermutation
 from torch import Tensor, nn
 from torch.nn import functional
 
-from surrogate.cells import cell_centres
+from surrogate.cells import cell_centres, cell_indicators
 from surrogate.context import ContextFeatures
 from surrogate.flow_config import FlowConfig
 from surrogate.univariate import UnivariateMap
@@ -52,11 +52,18 @@ class _MaskedConditioner(nn.Module):
             output_multiplier=mapping.n_parameters,
             activation=ACTIVATION_FUNCTIONS[config.activation],
         )
+        self._indicated = config.family == "histogram"
+        if self._indicated:
+            degrees = [1, *(d + 2 for d, n in enumerate(cells) for _ in range(n))]
+            self.made.initial_layer = MaskedLinear(
+                torch.tensor(degrees), config.hidden, self._dim + 1, random_mask=False, is_output=False
+            )
         _start_from(self.made.final_layer, mapping.initial().repeat(self._dim + 1))
 
     def forward(self, u: Tensor, theta: Tensor) -> Tensor:
         # centred inputs train better; the constant is 0, its weight being redundant with the bias
-        inputs = functional.pad(2.0 * cell_centres(u, self._cells) - 1.0, (1, 0))
+        seen = cell_indicators(u, self._cells) if self._indicated else 2.0 * cell_centres(u, self._cells) - 1.0
+        inputs = functional.pad(seen, (1, 0))
         raw: Tensor = self.made(inputs, _context(self._features, theta))
         return raw.unflatten(-1, (self._dim + 1, -1))[:, 1:]
 
