@@ -25,8 +25,8 @@ UNIFORM = 0.02
 LATTICE = 128
 """Points of the lattice that covers the leading near-uniform coordinates."""
 
-NODES = {1: 16, 2: 8}
-"""Nodes of a panel, by the number of coordinates that have panels; 6 where there are more."""
+NODES = {1: 16, 2: 8, 3: 6}
+"""Nodes of a panel, by the number of coordinates that have panels; 4 where there are more."""
 
 
 class NllResult(NamedTuple):
@@ -68,7 +68,7 @@ def normalisation(flow: UnitDensity, theta: Tensor) -> float:
     order = flow.config.permutation
     u, placed = _lattice(flow, theta)
     weight = torch.full((len(u),), 1.0 / len(u), dtype=torch.float64)
-    rule = np.polynomial.legendre.leggauss(NODES.get(len(order) - placed, 6))
+    rule = np.polynomial.legendre.leggauss(NODES.get(len(order) - placed, 4))
     nodes, node_weights = (torch.from_numpy(a) for a in rule)
     for place in range(placed, len(order)):
         edges = _conditional_quantiles(flow, theta, u, place)
