@@ -154,10 +154,8 @@ class Analysis:
 
     def fit_result(self, fixed: Mapping[str, float] | None = None, options: FitOptions | None = None) -> FitResult:
         """Maximise the likelihood with some parameters held."""
-        if options is None and worth_expanding(self.likelihood):
-            found = located_fit(self.likelihood, fixed)
-        else:
-            found = fit(self.likelihood, fixed, options=options)
+        quick = options is None and worth_expanding(self.likelihood)
+        found = located_fit(self.likelihood, fixed) if quick else fit(self.likelihood, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))
 
     def drawn_profile(
@@ -234,8 +232,9 @@ class Analysis:
         level = self.confidence_level if confidence_level is None else confidence_level
         kind = kind or self.confidence_interval_kind
         if options is None:
-            around = self._expansions.around(likelihood, fixed)
-            found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
+            found = set_interval(
+                likelihood, poi, level, kind, critical, self._expansions.around(likelihood, fixed), fixed
+            )
         else:
             found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))
