@@ -90,9 +90,8 @@ def _source_table(record: TrainRecord) -> Table:
 
 
 def _flow_table(records: Sequence[FlowRecord]) -> Table:
-    table = Table("training", "ended", "steps", "passes", "best step", "NLL, training", "NLL, held out", "CPU s")
+    table = Table("training", "ended", "best step", "NLL, held out", "CPU s")
     for r in records:
-        held_out = f"{r.held_out_nll:.5f} +- {r.held_out_error:.5f}"
-        numbers = (str(r.steps), f"{r.passes:.1f}", str(r.best_step), f"{r.train_nll:.5f}", held_out)
-        table.add_row(r.name, r.stopped, *numbers, f"{r.cpu_seconds:.0f}")
+        held_out = f"{r.held_out_nll:.4f} +- {r.held_out_error:.4f}"
+        table.add_row(r.name, r.stopped, f"{r.best_step} of {r.steps}", held_out, f"{r.cpu_seconds:.0f}")
     return table
