@@ -14,7 +14,7 @@ from inference.asymptotics import IntervalKind
 from inference.batch_fit import FitOptions
 from inference.conversion import Conversion
 from inference.crossing import Critical
-from inference.data import Dataset, Outside
+from inference.data import Dataset, EventData, Outside
 from inference.dataset_input import as_dataset
 from inference.expanded_fit import located_fit
 from inference.fit import fit
@@ -34,6 +34,12 @@ def with_interval_bounds(parameters: ParameterSet, poi: str, bounds: tuple[float
     """Return the parameters with another search range for limits on one of them."""
     changed = replace(parameters[poi], interval_bounds=bounds)
     return replace(parameters, parameters=tuple(changed if p.name == poi else p for p in parameters.parameters))
+
+
+def event_remark(run: str, events: EventData) -> str:
+    """Return how many events a run has, and how many were dropped."""
+    dropped = f", {events.n_dropped} outside the region of interest dropped" if events.n_dropped else ""
+    return f"run {run}: {len(events)} events{dropped}"
 
 
 class Analysis:
@@ -121,10 +127,7 @@ class Analysis:
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a reader of results must know: events per run, events dropped, surrogates not certified."""
-        lines = []
-        for name, events in self.data.events.items():
-            dropped = f", {events.n_dropped} outside the region of interest dropped" if events.n_dropped else ""
-            lines.append(f"run {name}: {len(events)} events{dropped}")
+        lines = [event_remark(name, events) for name, events in self.data.events.items()]
         if self.uncertified:
             lines.append(f"without a valid certificate: {', '.join(self.uncertified)}")
         return tuple(lines)

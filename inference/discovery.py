@@ -21,7 +21,7 @@ from inference.fit import fit_result
 from inference.likelihood import Likelihood
 from inference.record import Provenance, Record, number, provenance
 from inference.results import FitResult
-from inference.toy_fits import FAILED_BELOW
+from inference.test_statistics import FAILED_BELOW
 from inference.toy_pairs import ToyPairs
 from surrogate.errors import DataError
 

@@ -62,7 +62,7 @@ def check_statistic(name: str) -> None:
         raise ConfigError(unknown_name("statistic", name, STATISTICS))
 
 
-def one_sided(name: Statistic, t: Tensor, mu_hat: Tensor, mu: Tensor) -> Tensor:
+def one_sided(name: str, t: Tensor, mu_hat: Tensor, mu: Tensor) -> Tensor:
     """Return the statistic (B,) from t = 2 [ln L(mu_hat) - ln L(mu)] (B,): zero on the side that does not count."""
     check_statistic(name)
     if name == "q0":

@@ -19,15 +19,7 @@ from inference.data import DataBatch
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.science_run import ScienceRun
-from surrogate.errors import ConfigError, unknown_name
-
-#: -2 ln Lambda below this marks a failed fit.
-FAILED_BELOW = -1e-3
-
-#: Statistics of arXiv:1007.1727 that a pair of fits gives. The tilde versions (eqs. 11 and 16) differ from the others
-#: (eqs. 8 and 14) by the bound mu >= 0 on the free fit, which is the parameter's own. l_mu, for lower limits, is q0 at
-#: any mu: zero where the estimate lies below.
-STATISTICS: tuple[str, ...] = ("t_mu", "t_mu_tilde", "q_mu", "q_mu_tilde", "q0", "l_mu")
+from inference.test_statistics import FAILED_BELOW, one_sided
 
 #: Columns of a stored pair of fits, with their units.
 UNITS = {
@@ -116,14 +108,8 @@ def likelihood_ratio(name: str, fits: ToyFits) -> np.ndarray:
     ConfigError
         If there is no statistic of that name.
     """
-    t = np.maximum(2 * (fits.ll_free - fits.ll_conditional), 0.0)
-    if name in ("t_mu", "t_mu_tilde"):
-        return t
-    if name in ("q_mu", "q_mu_tilde"):
-        return np.where(fits.mu_hat > fits.mu, 0.0, t)
-    if name in ("q0", "l_mu"):
-        return np.where(fits.mu_hat < fits.mu, 0.0, t)
-    raise ConfigError(unknown_name("statistic", name, STATISTICS))
+    t, mu_hat, mu = (torch.from_numpy(v) for v in (fits.ll_free - fits.ll_conditional, fits.mu_hat, fits.mu))
+    return one_sided(name, (2 * t).clamp_min(0.0), mu_hat, mu).numpy()
 
 
 def fit_pairs(
