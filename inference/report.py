@@ -96,6 +96,18 @@ def surrogate_lines(error: SurrogateError) -> list[str]:
     ]
 
 
+def training_line(fit: FitResult) -> str | None:
+    """Return the largest share of finite training in the error of a best fit as a sentence, None if it is unknown."""
+    if fit.surrogate_error is None:
+        return None
+    moves = fit.surrogate_error.values
+    shares = {name: moves[name] / error for name, error in fit.errors.items() if error and name in moves}
+    if not shares:
+        return None
+    name = max(shares, key=lambda n: shares[n])
+    return f"finite training moves best fits by at most {shares[name]:.2g} of their errors ({name})"
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of text aligned in columns: the first to the left, the others to the right."""
     width = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
@@ -114,6 +126,8 @@ def summary_text(fit: FitResult, interval: Interval | None = None) -> str:
     if fit.covariance_names:
         numbers = tuple(str(k) for k in range(1, len(fit.covariance_names) + 1))
         lines += ["", "correlations", *aligned([("", *numbers), *correlation_rows(fit)])]
+    if (line := training_line(fit)) is not None:
+        lines += ["", line]
     if interval is not None:
         lines += ["", *interval_lines(interval)]
     if remarks := fit.remarks if interval is None else interval.remarks:
