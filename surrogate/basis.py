@@ -6,7 +6,7 @@ With t_k(theta_k) in [-1, 1] the standardised parameters, the basis holds all pr
 
 with n_k = 1 unless a parameter is asked for in finer detail (a recoil energy over which the response spans decades),
 and, for each parameter with a kink (a response whose slope differs on the two sides of the nominal value, as that to a
-yield band with unequal half-widths), additionally h, h t_1, ..., h t_K with the C-infinity kink
+yield band with unequal half-widths), additionally h and h T_a(t_k), 1 <= a <= n_k, with the C-infinity kink
 
     h(t) = sqrt((t - t_0)^2 + w^2),    w = 0.05.
 
@@ -41,7 +41,7 @@ class ThetaBasis:
     kinks
         Names of parameters with a smoothed kink at their nominal value.
     fine
-        Pairs (name, n): powers of that parameter count 1/n each.
+        Pairs (name, n): powers of that parameter count 1/n each. Not for a parameter with a kink.
 
     Raises
     ------
@@ -62,8 +62,8 @@ class ThetaBasis:
                 if name not in self.nuisances.names:
                     raise ConfigError(unknown_name("nuisance", name, self.nuisances.names, where))
         for name, n in self.fine:
-            if n < 1:
-                raise ConfigError(f"fine: {name}: {n} must be at least 1")
+            if n < 1 or name in self.kinks:
+                raise ConfigError(f"fine: {name}: {n} must be at least 1, and {name} have no kink")
 
     @property
     def size(self) -> int:
@@ -142,8 +142,8 @@ class ThetaBasis:
         kink = self._highest + 1
         for name in self.kinks:
             where = self.nuisances.names.index(name)
-            for linear in (None, *range(k)):
-                index = [1 if i == linear else 0 for i in range(k)]
-                index[where] = kink + 1 if linear == where else kink
+            for factor, power in [(-1, 0), *((i, p) for i in range(k) for p in range(1, detail[i] + 1))]:
+                index = [power if i == factor else 0 for i in range(k)]
+                index[where] = kink + 1 if factor == where else kink
                 powers.append(tuple(index))
         return powers

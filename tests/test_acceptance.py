@@ -63,11 +63,13 @@ def test_basis_holds_all_products_up_to_the_degree() -> None:
 
 def test_a_fine_parameter_has_more_powers() -> None:
     basis = ThetaBasis(SPACE, 2, ("t",), (("elife", 3),))
-    assert basis.size == (7 + 4 + 1) + 3  # powers 0..6, 0..3 and 0 of elife with 1, t and t^2; kinks
+    assert basis.size == (7 + 4 + 1) + (1 + 1 + 3)  # powers 0..6, 0..3, 0 of elife with 1, t, t^2; h, h t, h elife^a
     with pytest.raises(ConfigError, match="did you mean 'elife'"):
         ThetaBasis(SPACE, 2, fine=(("elif", 3),))
     with pytest.raises(ConfigError, match="at least 1"):
         ThetaBasis(SPACE, 2, fine=(("elife", 0),))
+    with pytest.raises(ConfigError, match="no kink"):
+        ThetaBasis(SPACE, 2, ("t",), fine=(("t", 2),))
 
 
 def test_an_acceptance_over_decades_needs_a_fine_parameter() -> None:
