@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from surrogate.basis import ThetaBasis
-from surrogate.errors import DataError
+from surrogate.errors import ConfigError, DataError
 from surrogate.jet import Jet, jet_of_log
 from surrogate.logistic import BinomialDesign, leave_one_out_deviance, shrunken_fit
 from surrogate.nuisance import NuisanceSpace
@@ -109,6 +109,10 @@ class AcceptanceModel:
         """Build the model from the output of :meth:`to_dict` and its tensors."""
         fine = tuple((name, int(n)) for name, n in data.get("fine", {}).items())
         basis = ThetaBasis(nuisances, data["degree"], tuple(data["kinks"]), fine)
+        if coefficients.shape != (basis.size,) or covariance.shape != (basis.size, basis.size):
+            raise ConfigError(
+                f"acceptance: {tuple(coefficients.shape)} coefficients for a basis of {basis.size} functions"
+            )
         totals = {key: data[key] for key in ("chi2", "n_dof", "n_generated", "n_accepted")}
         return cls(basis, coefficients.double(), covariance.double(), **totals)
 

@@ -87,6 +87,8 @@ def test_an_acceptance_over_decades_needs_a_fine_parameter() -> None:
     again = AcceptanceModel.from_dict(fine.to_dict(), space, fine.coefficients, fine.covariance)
     assert torch.equal(again.acceptance(theta), fine.acceptance(theta))
     assert "fine" not in plain.to_dict()
+    with pytest.raises(ConfigError, match="coefficients for a basis of"):
+        AcceptanceModel.from_dict(plain.to_dict(), space, fine.coefficients, fine.covariance)
 
 
 def test_without_shrinkage_the_coefficients_are_the_maximum_of_the_likelihood() -> None:
