@@ -1,15 +1,14 @@
 """What the error of a density does to fits, from exact densities at a few points of theta.
 
 The fit of N events along the line from theta_0, at which they were generated, to theta_1 compares likelihoods. With
-D_i(theta) = ln f_flow(x_i | theta) - ln f_exact(x_i | theta) and v = theta_1 - theta_0, the flow changes the mean slope
-of ln L between the two points by sum_i [D_i(theta_1) - D_i(theta_0)] per |v|, and hence moves the maximum, in standard
-deviations of the coordinate along the line, by
+D_i(theta) = ln f_flow(x_i | theta) - ln f_exact(x_i | theta), the flow changes the mean slope of ln L between the two
+points by sum_i [D_i(theta_1) - D_i(theta_0)] over their distance. In standard deviations of a fit the distance is
+d = sqrt(2 N k), with k = E_0[ln f_exact(x | theta_0) - ln f_exact(x | theta_1)] the Kullback-Leibler divergence per
+event, and the maximum of ln L moves by
 
-    sum_i [D_i(theta_1) - D_i(theta_0)] / sqrt(N v I v),
+    sum_i [D_i(theta_1) - D_i(theta_0)] / sqrt(2 N k)
 
-with I the Fisher information of one event. No fit is made. The slope is a mean over the line: where theta_1 lies many
-standard deviations away, events that are hardly possible there enter it, which no fit would ask for. Events that are
-impossible at theta_1 are left out.
+standard deviations. No fit is made, and all but D is exact. Events that are impossible at theta_1 are left out.
 """
 
 from __future__ import annotations
@@ -69,17 +68,15 @@ def fit_shifts(source: Source, x: Tensor, theta: Tensor, own: Tensor, log_exact:
     found = []
     for row in own.unique().tolist():
         events = own == row
-        if int(events.sum()) < LEAST or len(theta) < 2 or not theta.shape[-1]:
+        if int(events.sum()) < LEAST or len(theta) < 2:
             continue
-        jet = source.density_jet(x[events], theta[row])
-        scores = jet.gradient / jet.value.unsqueeze(-1)
-        step = theta - theta[row]
-        # v I v of one event, for the step to every theta
-        squared = (scores @ step.T).square().mean(dim=0)
+        ratio = log_exact[events, row, None] - log_exact[events]
+        possible = torch.isfinite(ratio)
+        squared = 2 * torch.where(possible, ratio, 0.0).sum(dim=0) / possible.sum(dim=0)
         squared[row] = torch.inf
         other = int(squared.argmin())
         error = [source.log_prob(x[events], theta[k]) - log_exact[events, k] for k in (row, other)]
-        difference = (error[1] - error[0])[torch.isfinite(log_exact[events, other])] / squared[other].sqrt()
+        difference = (error[1] - error[0])[possible[:, other]] / squared[other].sqrt()
         found.append(
             FitShift(
                 tuple(theta[row].tolist()),
