@@ -22,7 +22,7 @@ LEVELS = (0.0005, 0.01, 0.1, 0.4, 0.7, 0.95, 0.995, 0.9998)
 UNIFORM = 0.02
 """A coordinate whose conditional quantiles are never further than this from uniform needs no panels."""
 
-LATTICE = 128
+LATTICE = 256
 """Points of the lattice that covers the leading near-uniform coordinates."""
 
 NODES = {1: 16, 2: 8, 3: 6}
