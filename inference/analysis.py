@@ -214,12 +214,10 @@ class Analysis:
             Those of the model where not given.
         critical
             Critical value of the statistic, a number or a function of the parameter (A,) -> (A,); asymptotic if None.
-        fixed
-            Parameters held in all fits.
+        fixed, options
+            Parameters held in all fits; how fits are made.
         bounds
             Where limits are searched; the parameter's interval bounds where not given.
-        options
-            How fits are made.
 
         Raises
         ------
@@ -235,9 +233,8 @@ class Analysis:
         level = self.confidence_level if confidence_level is None else confidence_level
         kind = kind or self.confidence_interval_kind
         if options is None:
-            found = set_interval(
-                likelihood, poi, level, kind, critical, self._expansions.around(likelihood, fixed), fixed
-            )
+            around = self._expansions.around(likelihood, fixed)
+            found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
         else:
             found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))

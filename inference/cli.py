@@ -22,6 +22,7 @@ from inference.cli_options import (
     NominalOption,
     OutputOption,
     PoiOption,
+    PoolOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -96,6 +97,7 @@ def limit(
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     store: StoreOption = None,
+    pool: PoolOption = "auto",
     record: JsonOption = None,
 ) -> int:
     """Set a limit or an interval on the parameter of interest.
@@ -111,7 +113,7 @@ def limit(
         chosen = kind or built.confidence_interval_kind
         if critical != "toys":
             return limit_from_store(built, Path(critical), confidence_level, chosen, output, record)
-        options = NeymanOptions(poi, confidence_level, chosen, toys, seed, workers, store)
+        options = NeymanOptions(poi, confidence_level, chosen, toys, seed, workers, store, pool=pool)
         return limit_with_toys(built, options, output, record)
     interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"))
     console = console_for(record)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from inference.asymptotics import IntervalKind
 from inference.data import Outside
 from inference.model import StatisticalModel
+from inference.pool_choice import PoolChoice, default_folder
 from inference.study import StudyPlan, make_executor
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
@@ -49,9 +50,24 @@ WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]
 StoreOption = Annotated[
     Path | None, typer.Option(help="HDF5 file that collects the toys; a study that was interrupted goes on from it.")
 ]
+PoolOption = Annotated[
+    str,
+    typer.Option(
+        "--pool",
+        metavar="auto|none|DIR",
+        help="Whether toys come from a pool of events with expanded densities, where that pays, and where it is kept.",
+    ),
+]
 CertifiedOption = Annotated[
     bool, typer.Option("--allow-uncertified", help="Accept surrogates without a valid certificate.")
 ]
+
+
+def pool_choice(word: str) -> PoolChoice | None:
+    """Return where toys come from: pools in the cache of the user (auto), in a directory, or none."""
+    if word == "none":
+        return None
+    return PoolChoice(default_folder() if word == "auto" else Path(word))
 
 
 def name_pairs(words: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -29,10 +29,10 @@ from inference.philox import stream_of, uniforms
 from inference.pool_weights import calibrated
 from inference.region import Region
 from inference.run_term import RunTerm
-from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
+from inference.science_run import RunSource, ScienceRun, expected_counts, model_hash, theta_of
 from inference.theta_basis import ThetaBasis
 from inference.toys import draw_counts, throw_centres
-from surrogate.errors import DataError
+from surrogate.errors import ConfigError, DataError
 
 #: Memory of the coefficients of the toys that are fitted at a time.
 FIT_BYTES = 2**28
@@ -126,6 +126,11 @@ class EventPool:
             digest.update(name.encode())
             digest.update(pool.x.numpy().tobytes())
         return digest.hexdigest()
+
+    def require(self, parameters: ParameterSet, runs: tuple[ScienceRun, ...]) -> None:
+        """Raise ConfigError unless the pool is of this model."""
+        if model_hash(self.parameters, self.runs) != model_hash(parameters, runs):
+            raise ConfigError("the event pool is of another model; build one of this model")
 
     @property
     def exact_enough(self) -> bool:

@@ -136,6 +136,10 @@ class NeymanInterval(Record):
         How many fits to toys were repeated.
     seed
         Of the toys.
+    n_expanded
+        Toys whose ln L is that of densities expanded in the nuisances; the others are exact.
+    expansion_error
+        Largest change of -2 ln Lambda by the exact densities over the toys of which that was examined; None if none.
     """
 
     interval: Interval
@@ -152,6 +156,8 @@ class NeymanInterval(Record):
     n_failed: tuple[int, ...]
     n_refits: int
     seed: int
+    n_expanded: int = 0
+    expansion_error: float | None = None
 
     @property
     def success(self) -> bool:
@@ -209,6 +215,8 @@ def neyman_interval(
         n_failed=curve.n_failed,
         n_refits=pairs.n_refits,
         seed=pairs.seed,
+        n_expanded=pairs.n_expanded,
+        expansion_error=pairs.expansion_error,
     )
 
 

@@ -25,6 +25,7 @@ from inference.cli_options import (
     NominalOption,
     OutputOption,
     PoiOption,
+    PoolOption,
     SeedOption,
     StoreOption,
     TemplateOption,
@@ -32,6 +33,7 @@ from inference.cli_options import (
     WorkersOption,
     build_model,
     console_for,
+    pool_choice,
     study_plan,
     write_record,
 )
@@ -59,6 +61,8 @@ class NeymanOptions:
         The ends of the grid, around the asymptotic limit if None, and how many points it has.
     nuisances
         A key of :data:`NUISANCES`.
+    pool
+        ``auto``, ``none``, or where pools are kept.
     """
 
     poi: str | None
@@ -71,6 +75,7 @@ class NeymanOptions:
     within: tuple[float, float] | None = None
     points: int = 12
     nuisances: str = "profiled"
+    pool: str = "auto"
 
 
 def _grid(words: Sequence[float] | None, points: int) -> list[float] | None:
@@ -91,7 +96,7 @@ def _construct(built: Analysis, options: NeymanOptions, console: Console) -> tup
         return neyman_study(
             built,
             default_poi(built.parameters) if options.poi is None else options.poi,
-            ToySettings(options.n_toys, options.seed, plan),
+            ToySettings(options.n_toys, options.seed, plan, pool_choice(options.pool)),
             _grid(options.within, options.points),
             options.points,
             NUISANCES[options.nuisances],
@@ -110,6 +115,12 @@ def _report(
     errors = [f"{end} +- {error:.2g}" for end, error in ends if error is not None]
     console.print(f"errors of the ends from the number of toys: {', '.join(errors) or 'none'}")
     console.print(f"toys {sum(found.n_toys)}, fits repeated {found.n_refits}, without valid fits {sum(found.n_failed)}")
+    if found.expansion_error is not None:
+        how = f"{found.n_expanded} toys rest on them, the others" if found.n_expanded else "all toys"
+        console.print(
+            f"fitted on densities expanded in the nuisances; {how} were evaluated with the exact densities at the ends "
+            f"of the fits, which changed -2 ln Lambda by at most {found.expansion_error:.2g}"
+        )
     if not found.within_grid:
         console.print("a limit lies beyond the points at which toys were made; widen the range of the grid")
     for what, path in write_neyman(built, found, pairs, output).items():
@@ -154,6 +165,7 @@ def neyman(
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     store: StoreOption = None,
+    pool: PoolOption = "auto",
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
@@ -168,5 +180,5 @@ def neyman(
     failed or a limit lies beyond the grid.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
-    options = NeymanOptions(poi, confidence_level, kind, toys, seed, workers, store, within, points, nuisances)
+    options = NeymanOptions(poi, confidence_level, kind, toys, seed, workers, store, within, points, nuisances, pool)
     return limit_with_toys(built, options, output, record)

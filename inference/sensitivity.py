@@ -13,103 +13,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 from torch import Tensor
 
 from inference.asymptotics import IntervalKind, check_kind
-from inference.batch_fit import fit_batch
 from inference.counting import check_level, quantile
 from inference.critical_values import CriticalCurve
-from inference.crossing_records import Crossings, CrossingStatus
-from inference.intervals import interval_batch
-from inference.likelihood import Likelihood
+from inference.crossing_records import CrossingStatus
+from inference.event_pool import EventPool
+from inference.limit_work import UNITS, LimitWork
 from inference.parameters import ParameterSet
 from inference.record import Record, number
 from inference.science_run import ScienceRun, model_hash
 from inference.storage import read_study
 from inference.study import StudyPlan, run_study
-from inference.study_record import Chunk, Columns, StudyHeader
-from inference.toys import draw_toys, toy_index
+from inference.study_record import StudyHeader
 from surrogate.errors import ConfigError, DataError
 
 KIND = "limits"
 
 #: Positions of the usual bands, in standard deviations of a normal distribution.
 BANDS: tuple[float, ...] = (-2.0, -1.0, 0.0, 1.0, 2.0)
-
-UNITS = {
-    "point": "",
-    "toy": "",
-    "mu_hat": "",
-    "lower": "",
-    "upper": "",
-    "status_lower": "",
-    "status_upper": "",
-    "status_free": "",
-    "refits": "",
-}
-
-
-@dataclass(frozen=True, eq=False)
-class LimitWork:
-    """Draws the toys of a chunk and sets the limits of each.
-
-    Attributes
-    ----------
-    parameters, runs
-        The model.
-    poi
-        The parameter of interest.
-    points
-        (G, P) true parameters of the toys.
-    critical
-        Critical value, or critical values from toys.
-    kind
-        Which ends.
-    seed
-        Of the study.
-    """
-
-    parameters: ParameterSet
-    runs: tuple[ScienceRun, ...]
-    poi: str
-    points: Tensor
-    critical: float | CriticalCurve
-    kind: IntervalKind
-    seed: int
-
-    def __call__(self, chunk: Chunk) -> Columns:
-        """Return the columns of :data:`UNITS`."""
-        truth = self.points[chunk.point]
-        toys = draw_toys(self.parameters, self.runs, truth, toy_index(chunk.point, chunk.toys), self.seed)
-        likelihood = Likelihood(self.parameters, self.runs, toys.data)
-        best = fit_batch(likelihood, None, torch.arange(chunk.size), truth)
-        found = interval_batch(likelihood, self.poi, self.critical, self.kind, best=best)
-        column = self.parameters.index(self.poi)
-        return {
-            "point": np.full(chunk.size, chunk.point),
-            "toy": chunk.toys.numpy(),
-            "mu_hat": found.best.values[:, column].numpy(),
-            "lower": _ends(found.lower, -np.inf, chunk.size),
-            "upper": _ends(found.upper, np.inf, chunk.size),
-            "status_lower": _status(found.lower, chunk.size),
-            "status_upper": _status(found.upper, chunk.size),
-            "status_free": found.best.status.numpy(),
-            "refits": found.refits.numpy(),
-        }
-
-
-def _ends(found: Crossings | None, absent: float, n: int) -> np.ndarray:
-    """Return limits (n,), ``absent`` where there is none."""
-    if found is None:
-        return np.full(n, absent)
-    there = (found.status == int(CrossingStatus.FOUND)).numpy()
-    return np.where(there, found.value.numpy(), absent)
-
-
-def _status(found: Crossings | None, n: int) -> np.ndarray:
-    return np.full(n, int(CrossingStatus.NOT_REQUESTED)) if found is None else found.status.numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +52,8 @@ class ToyLimits:
         Rows of all toys by column; see :data:`UNITS`. Limits are infinite where there is none.
     model_hash, seed
         What the toys were made of.
+    expansion_error
+        Measured error of -2 ln Lambda of the expansion on which limits were searched; None for exact densities.
     """
 
     poi: str
@@ -137,6 +63,7 @@ class ToyLimits:
     columns: Mapping[str, np.ndarray]
     model_hash: str
     seed: int
+    expansion_error: float | None = None
 
     def ends(self, end: str = "upper", point: int = 0) -> np.ndarray:
         """Return the upper or the lower limits of the toys of a point."""
@@ -167,6 +94,8 @@ class SensitivityBand(Record):
         Toys without a limit below the search bound, and toys whose search failed; both count as infinite.
     seed, model_hash
         What the toys were made of.
+    expansion_error
+        Measured error of -2 ln Lambda of the expansion on which limits were searched; None for exact densities.
     """
 
     parameter: str
@@ -182,6 +111,7 @@ class SensitivityBand(Record):
     n_failed: int
     seed: int
     model_hash: str
+    expansion_error: float | None = None
 
     @property
     def median(self) -> float | None:
@@ -200,6 +130,7 @@ def toy_limits(
     cl: float,
     kind: IntervalKind = "central",
     plan: StudyPlan | None = None,
+    pool: EventPool | None = None,
 ) -> ToyLimits:
     """Make toys and set limits with each.
 
@@ -223,11 +154,13 @@ def toy_limits(
         ``central``, ``upper`` or ``lower``.
     plan
         Who works, and where the rows are stored; in this process and in memory if None.
+    pool
+        Where the events of toys are taken from; drawn anew for every toy if None.
 
     Raises
     ------
     ConfigError
-        If the kind or the level is none.
+        If the kind or the level is none, or the pool is of another model.
     DataError
         If the store holds another study.
     """
@@ -235,8 +168,11 @@ def toy_limits(
     check_level("cl", cl)
     threshold: Any = critical.to_dict() if isinstance(critical, CriticalCurve) else float(critical)
     settings = {"poi": poi, "cl": cl, "kind": kind, "points": points.tolist(), "critical": threshold}
+    work = LimitWork(parameters, runs, poi, points, critical, kind, seed, pool)
+    if pool is not None:
+        pool.require(parameters, runs)
+        settings |= {"pool": pool.identity, "expansion_error": pool.report.error}
     header = StudyHeader(KIND, model_hash(parameters, runs), seed, settings, UNITS)
-    work = LimitWork(parameters, runs, poi, points, critical, kind, seed)
     return _gathered(header, run_study(header, work, len(points), n_toys, plan or StudyPlan()))
 
 
@@ -256,7 +192,8 @@ def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyLimi
         raise DataError("the study has no toys yet; run it first")
     s = header.settings
     points = np.asarray(s["points"], dtype=float)
-    return ToyLimits(s["poi"], s["cl"], s["kind"], points, columns, header.model_hash, header.seed)
+    error = s.get("expansion_error")
+    return ToyLimits(s["poi"], s["cl"], s["kind"], points, columns, header.model_hash, header.seed, error)
 
 
 def sensitivity_band(
@@ -287,4 +224,5 @@ def sensitivity_band(
         n_failed=failed,
         seed=limits.seed,
         model_hash=limits.model_hash,
+        expansion_error=limits.expansion_error,
     )

@@ -21,6 +21,7 @@ from inference.cli_options import (
     NominalOption,
     OutputOption,
     PoiOption,
+    PoolOption,
     SeedOption,
     SetOption,
     StoreOption,
@@ -31,6 +32,7 @@ from inference.cli_options import (
     console_for,
     model_without_data,
     name_numbers,
+    pool_choice,
     study_plan,
     write_record,
 )
@@ -89,6 +91,7 @@ def sensitivity(
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     store: StoreOption = None,
+    pool: PoolOption = "auto",
     critical: CriticalOption = None,
     at: SetOption = None,
     nominal: NominalOption = None,
@@ -105,9 +108,13 @@ def sensitivity(
     threshold = stored_critical(critical, level, kind)
     with study_plan(console, workers, store) as plan:
         truth = name_numbers(at, "--set")
-        band, limits = sensitivity_study(built, name, ToySettings(n, seed, plan), truth, threshold, kind, level)
+        band, limits = sensitivity_study(
+            built, name, ToySettings(n, seed, plan, pool_choice(pool)), truth, threshold, kind, level
+        )
     for sigma, value, low, high in zip(band.sigmas, band.values, band.low, band.high, strict=True):
         console.print(f"{sigma:+.0f} sigma  {_text(value)}  [{_text(low)}, {_text(high)}]")
+    if band.expansion_error is not None:
+        console.print(f"densities are expanded in the nuisances: error of -2 ln Lambda {band.expansion_error:.2g}")
     console.print(f"toys: {band.n_toys}, without a limit: {band.n_without}, failed searches: {band.n_failed}")
     for what, path in write_sensitivity(band, limits, output).items():
         console.print(f"{what:<9}{path}")
@@ -129,6 +136,7 @@ def coverage(
     seed: SeedOption = 1,
     workers: WorkersOption = 1,
     store: StoreOption = None,
+    pool: PoolOption = "auto",
     critical: CriticalOption = None,
     events: Annotated[
         list[Path] | None,
@@ -153,7 +161,7 @@ def coverage(
     if events and len(at) != 1:
         raise ConfigError(f"--at: the one value of {name} at which the data sets of --events were made is needed")
     with study_plan(console, workers, store) as plan:
-        settings = ToySettings(n, seed, plan)
+        settings = ToySettings(n, seed, plan, pool_choice(pool))
         if events:
             found = [coverage_of_files(built, name, events, truths[0], settings, threshold, kind, level)]
         else:
@@ -175,6 +183,7 @@ def discovery(
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     store: StoreOption = None,
+    pool: PoolOption = "auto",
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
@@ -190,7 +199,7 @@ def discovery(
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     with study_plan(console, workers, store) as plan:
-        found = discovery_study(built, name, ToySettings(n, seed, plan) if n else None)
+        found = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
     console.print(f"q0 = {_text(found.q0)}, p0 = {_text(found.p0)}, Z = {_text(found.z0)} (asymptotic)")
     if found.p0_toys is not None:
         console.print(f"p0 = {found.p0_toys:.5g} [{found.p0_low:.5g}, {found.p0_high:.5g}] from {found.n_toys} toys")

@@ -12,16 +12,17 @@ from torch import Tensor
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind, critical_value
-from inference.batch_fit import FitOptions
 from inference.coverage import CoveragePoint, coverage, coverage_of_data
 from inference.critical_values import CriticalCurve, Smoothing
 from inference.data import data_batch
 from inference.data_io import read_all_tables
 from inference.dataset_input import ANCILLARY, as_dataset
 from inference.discovery import Discovery, discovery
+from inference.event_pool import EventPool
 from inference.intervals import STATISTIC, search_range
 from inference.neyman import NeymanInterval, critical_values, neyman_interval, profiled_points, suggested_grid
 from inference.plots import save_figure
+from inference.pool_choice import PoolChoice
 from inference.results import Interval
 from inference.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
 from inference.study import StudyPlan
@@ -32,8 +33,6 @@ from surrogate.errors import DataError
 
 #: Points at which the profile of the data is drawn beside critical values.
 DRAWN = 41
-#: Start points of each of its fits: templates have a kink at every anchor, and a maximum on either side of it.
-DRAWN_STARTS = 4
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,25 @@ class ToySettings:
         Of the study.
     plan
         Who works, and where the rows are stored.
+    pools
+        Where toys are taken from if that pays; drawn anew if None.
     """
 
     n_toys: int = 2000
     seed: int = 0
     plan: StudyPlan = field(default_factory=StudyPlan)
+    pools: PoolChoice | None = None
+
+    def pairs(self, analysis: Analysis, poi: str, points: Tensor) -> ToyPairs:
+        """Make toys at some points (G, P) and fit each twice."""
+        pool = self.pool(analysis, points)
+        return run_pairs(
+            analysis.parameters, analysis.runs, poi, points, self.n_toys, self.seed, plan=self.plan, pool=pool
+        )
+
+    def pool(self, analysis: Analysis, points: Tensor) -> EventPool | None:
+        """Return the pool from which toys at some points (G, P) are taken."""
+        return None if self.pools is None else self.pools.pool(analysis.parameters, analysis.runs, points, self.n_toys)
 
 
 def automatic_grid(analysis: Analysis, interval: Interval, n_points: int) -> list[float]:
@@ -122,8 +135,7 @@ def neyman_study(
     points = profiled_points(
         analysis.likelihood, poi, grid or automatic_grid(analysis, asymptotic, n_points), nuisances
     )
-    s = settings
-    pairs = run_pairs(analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, plan=s.plan)
+    pairs = settings.pairs(analysis, poi, points)
     return neyman_interval(analysis.likelihood, pairs, level, kind, smoothing), pairs
 
 
@@ -132,7 +144,8 @@ def write_neyman(analysis: Analysis, found: NeymanInterval, pairs: ToyPairs, dir
     directory.mkdir(parents=True, exist_ok=True)
     low, high = found.grid[0], found.grid[-1]
     drawn = [low + (high - low) * k / (DRAWN - 1) for k in range(DRAWN)]
-    curve = analysis.profile(pairs.poi, drawn, options=FitOptions(starts=DRAWN_STARTS))
+    known = [f for f in (found.interval.best_fit, found.interval.lower.fit, found.interval.upper.fit) if f is not None]
+    curve = analysis.drawn_profile(pairs.poi, drawn, known)
     found.save(directory / "neyman.json")
     level, statistic = found.interval.confidence_level, STATISTIC["central"]
     return {
@@ -185,8 +198,9 @@ def sensitivity_study(
     points = analysis.parameters.vector({poi: 0.0, **(truth or {})})[None]
     threshold = critical_value(level, kind) if critical is None else critical
     s = settings
+    pool = s.pool(analysis, points)
     limits = toy_limits(
-        analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, threshold, level, kind, s.plan
+        analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, threshold, level, kind, s.plan, pool
     )
     return sensitivity_band(limits, "lower" if kind == "lower" else "upper"), limits
 
@@ -213,8 +227,7 @@ def coverage_study(
     """Return the coverage of intervals at true parameter points; parameters that a point leaves out are nominal."""
     level = analysis.confidence_level if cl is None else cl
     points: Tensor = torch.stack([analysis.parameters.vector(t) for t in truths])
-    s = settings
-    pairs = run_pairs(analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, plan=s.plan)
+    pairs = settings.pairs(analysis, poi, points)
     threshold = critical_value(level, kind) if critical is None else critical
     return coverage(pairs, threshold, level, kind)
 
@@ -273,7 +286,5 @@ def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None =
     """Test the background-only hypothesis on the data: asymptotically, and with toys where settings are given."""
     if settings is None:
         return discovery(analysis.likelihood, poi)
-    s = settings
-    points = profiled_points(analysis.likelihood, poi, [0.0])
-    toys = run_pairs(analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, plan=s.plan)
+    toys = settings.pairs(analysis, poi, profiled_points(analysis.likelihood, poi, [0.0]))
     return discovery(analysis.likelihood, poi, toys)

@@ -182,8 +182,7 @@ def run_pairs(
     settings = {"poi": poi, "names": list(parameters.names), "points": points.tolist(), "tested": held.tolist()}
     work: ToyPairWork | PooledPairWork = ToyPairWork(parameters, runs, poi, points, held, seed)
     if pool is not None:
-        if model_hash(pool.parameters, pool.runs) != model:
-            raise ConfigError("the event pool is of another model; build one of this model")
+        pool.require(parameters, runs)
         settings["pool"] = pool.identity
         work = PooledPairWork(pool, poi, points, held, seed)
     header = StudyHeader(KIND, model, seed, settings, UNITS)

@@ -9,18 +9,23 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_expansion import flow_model, inside, some_region
+from test_expansion import flow_model, inside, smooth_model, some_region
 from torch import Tensor
 
+from inference.batch_fit import fit_batch
 from inference.event_pool import EventPool
 from inference.event_pool_store import cached_pool, pool_key
 from inference.expansion import ExpansionOptions
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
 from inference.pool_builder import PoolOptions, build_pool
+from inference.pool_choice import PoolChoice, default_folder
+from inference.pool_region import toy_region
 from inference.science_run import ScienceRun, expected_counts
+from inference.sensitivity import toy_limits
 from inference.study import StudyPlan
 from inference.toy_pairs import run_pairs
+from inference.toys import draw_toys
 from surrogate.errors import ConfigError, DataError, RangeError
 
 ACCURACY = ExpansionOptions(tolerance=0.02, held_out=16)
@@ -152,3 +157,48 @@ def test_the_memory_of_a_pool_is_bounded(model: Model) -> None:
     held = sum(table.coefficients.numel() * 8 for table in pool.tables.values())
     assert held < 320_000
     assert len(pool.x) == int(pool.counts.sum())
+
+
+def test_pools_are_made_where_they_pay(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters, runs = model
+    points = parameters.nominal().expand(2, -1)
+    small = PoolOptions(oversampling=0.1, least=50, accuracy=ACCURACY)
+    choice = PoolChoice(tmp_path / "kept", small)
+    assert choice.pool(parameters, runs, points, 20) is None
+    made = choice.pool(parameters, runs, points, 100)
+    assert made is not None
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    again = choice.pool(parameters, runs, points, 200)
+    assert again is not None
+    assert again.identity == made.identity
+    analytic, plain = smooth_model()
+    assert PoolChoice().pool(analytic, plain, analytic.nominal().expand(2, -1), 1000) is None
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "xeflow"
+
+
+def test_the_region_of_toys_holds_their_points_and_estimates(model: Model) -> None:
+    parameters, runs = model
+    points = torch.stack([parameters.vector({"mu": v, "elife": e}) for v, e in ((0.0, 440.0), (0.5, 460.0))])
+    region, values = toy_region(parameters, runs, points, 4.0)
+    index = [parameters.index(name) for name in region.names]
+    assert bool(region.contains(points[:, index]).all())
+    assert float(values[parameters.index("mu")]) == 0.5
+    assert float(values[parameters.index("elife")]) == 450.0
+    toys = draw_toys(parameters, runs, points[0], torch.arange(40), 2)
+    ends = fit_batch(Likelihood(parameters, runs, toys.data)).values[:, index]
+    spread = (ends - ends.mean(dim=0)).T @ (ends - ends.mean(dim=0)) / 39
+    ratio = (spread.diagonal() / region.covariance.diagonal()).sqrt()
+    assert bool((ratio > 0.6).all())
+    assert bool((ratio < 1.5).all())
+    assert bool(region.contains(ends).all())
+
+
+def test_limits_of_toys_from_a_pool_are_distributed_as_without(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    points = parameters.vector({"mu": 0.0})[None]
+    pooled = toy_limits(parameters, runs, "mu", points, 60, 5, 2.7, 0.9, pool=pool)
+    fresh = toy_limits(parameters, runs, "mu", points, 20, 6, 2.7, 0.9)
+    assert stats.ks_2samp(pooled.ends(), fresh.ends()).pvalue > 1e-3
+    assert pooled.expansion_error == pool.report.error
+    assert fresh.expansion_error is None

@@ -1,0 +1,125 @@
+"""Limits of toys, chunk by chunk: what a study of sensitivities hands to its workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.asymptotics import IntervalKind
+from inference.batch_fit import fit_batch
+from inference.critical_values import CriticalCurve
+from inference.crossing_records import Crossings, CrossingStatus
+from inference.event_pool import EventPool
+from inference.intervals import IntervalBatch, interval_batch
+from inference.likelihood import Likelihood
+from inference.parameters import ParameterSet
+from inference.science_run import ScienceRun
+from inference.study_record import Chunk, Columns
+from inference.toys import draw_toys, toy_index
+
+UNITS = {
+    "point": "",
+    "toy": "",
+    "mu_hat": "",
+    "lower": "",
+    "upper": "",
+    "status_lower": "",
+    "status_upper": "",
+    "status_free": "",
+    "refits": "",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LimitWork:
+    """Draws the toys of a chunk and sets the limits of each.
+
+    Attributes
+    ----------
+    parameters, runs
+        The model.
+    poi
+        The parameter of interest.
+    points
+        (G, P) true parameters of the toys.
+    critical
+        Critical value, or critical values from toys.
+    kind
+        Which ends.
+    seed
+        Of the study.
+    pool
+        Where the events of toys are taken from; drawn anew for every toy if None.
+    """
+
+    parameters: ParameterSet
+    runs: tuple[ScienceRun, ...]
+    poi: str
+    points: Tensor
+    critical: float | CriticalCurve
+    kind: IntervalKind
+    seed: int
+    pool: EventPool | None = None
+
+    def __call__(self, chunk: Chunk) -> Columns:
+        """Return the columns of :data:`UNITS`."""
+        size = chunk.size if self.pool is None else self.pool.portion
+        parts = [self._columns(chunk.point, toys) for toys in chunk.toys.split(size)]
+        return {name: np.concatenate([part[name] for part in parts]) for name in UNITS}
+
+    def _columns(self, point: int, toys: Tensor) -> dict[str, np.ndarray]:
+        truth, index = self.points[point], toy_index(point, toys)
+        if self.pool is None:
+            drawn = draw_toys(self.parameters, self.runs, truth, index, self.seed)
+            found = self._limits(Likelihood(self.parameters, self.runs, drawn.data), truth)
+            columns = self._record(found)
+        else:
+            columns = self._pooled(self.pool, self.pool.draw(truth, index, self.seed), truth)
+        return {"point": np.full(len(toys), point), "toy": toys.numpy(), **columns}
+
+    def _limits(self, likelihood: Likelihood, truth: Tensor) -> IntervalBatch:
+        best = fit_batch(likelihood, None, torch.arange(likelihood.n_datasets), truth)
+        return interval_batch(likelihood, self.poi, self.critical, self.kind, best=best)
+
+    def _pooled(self, pool: EventPool, likelihood: Likelihood, truth: Tensor) -> dict[str, np.ndarray]:
+        """Return the limits on an expansion; those of toys that fail or leave its region with the exact densities."""
+        found = self._limits(likelihood, truth)
+        good = found.best.success & pool.covers(found.best.values)
+        for end in (found.lower, found.upper):
+            if end is not None:
+                good = good & pool.covers(end.conditional.values) & (end.status != int(CrossingStatus.FAILED))
+        columns, lost = self._record(found), (~good).nonzero().flatten()
+        if len(lost):
+            exact = Likelihood(self.parameters, self.runs, likelihood.data.take(lost))
+            again = self._record(self._limits(exact, truth))
+            for name, column in columns.items():
+                column[lost.numpy()] = again[name]
+            columns["refits"][lost.numpy()] += 1
+        return columns
+
+    def _record(self, found: IntervalBatch) -> dict[str, np.ndarray]:
+        n = len(found.best)
+        return {
+            "mu_hat": found.best.values[:, self.parameters.index(self.poi)].numpy().copy(),
+            "lower": _ends(found.lower, -np.inf, n),
+            "upper": _ends(found.upper, np.inf, n),
+            "status_lower": _status(found.lower, n),
+            "status_upper": _status(found.upper, n),
+            "status_free": found.best.status.numpy().copy(),
+            "refits": found.refits.numpy().copy(),
+        }
+
+
+def _ends(found: Crossings | None, absent: float, n: int) -> np.ndarray:
+    """Return limits (n,), ``absent`` where there is none."""
+    if found is None:
+        return np.full(n, absent)
+    there = (found.status == int(CrossingStatus.FOUND)).numpy()
+    return np.where(there, found.value.numpy(), absent)
+
+
+def _status(found: Crossings | None, n: int) -> np.ndarray:
+    return np.full(n, int(CrossingStatus.NOT_REQUESTED)) if found is None else found.status.numpy().copy()
