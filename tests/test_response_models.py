@@ -15,11 +15,19 @@ from model_files import GRID, model_dict, write_template_files
 from source_cases import DISC, flow_source
 
 from inference.assembly import assemble
-from inference.science_run import RunSource
-from surrogate.beta_spectra import table_spectrum
+from inference.batch_fit import fit_batch
+from inference.constraints import GaussianConstraint
+from inference.data import Dataset, EventData
+from inference.fit import fit_result
+from inference.likelihood import Likelihood
+from inference.parameters import Parameter, ParameterSet
+from inference.science_run import RunSource, ScienceRun
+from surrogate.beta_spectra import flat_spectrum, table_spectrum
 from surrogate.binned import BinnedSource
+from surrogate.binning import Binning
 from surrogate.checkpoint import save_checkpoint
 from surrogate.errors import ConfigError, DataError
+from surrogate.flow_response import FlowResponse
 from surrogate.nuclear_spectra import wimp_si_spectrum
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.spectrum_source import SpectrumSource
@@ -194,6 +202,51 @@ def test_the_edges_of_a_basis_must_be_those_of_the_run(tmp_path: Path) -> None:
         del file["energy_keV"]
     with pytest.raises(DataError, match="'energy_keV' is missing"):
         assemble(path)
+
+
+def test_flows_templates_and_folded_spectra_share_a_run() -> None:
+    """The derivatives of their common likelihood are the differences of its values; a fit of it ends well."""
+    light = Nuisance("t_ly", "sigma", -3.0, 3.0, 0.0)
+    energy = Nuisance("energy", "keV", 1.0, 60.0, 10.0, "log")
+    folded = FlowResponse(flow_source(observables=DISC, nuisances=NuisanceSpace((energy, light)))).fold(
+        flat_spectrum(2.0, 40.0, 0.002)
+    )
+    flow = flow_source(observables=DISC, nuisances=NuisanceSpace((light,)), seed=3)
+    edges = tuple(torch.linspace(o.low, o.high, 4, dtype=torch.float64) for o in DISC.observables)
+    shape = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 3, 3)
+    template = TemplateSource(Binning(DISC.names, edges), {"t_ly": (-3.0, 3.0)}, torch.cat([shape, 2 * shape.flip(1)]))
+    tie = {"t_ly": "t_ly"}
+    run = ScienceRun(
+        "mixed",
+        DISC,
+        (
+            RunSource("folded", folded, "signal", tie),
+            RunSource("flow", flow, "er", tie, scale=0.05),
+            RunSource("template", template, "er", tie, scale=0.2),
+        ),
+        ("livetime",),
+    )
+    parameters = ParameterSet(
+        (
+            Parameter("signal", "rate", 1.0, 0.0, 100.0),
+            Parameter("er", "rate", 1.0, 0.0, 100.0),
+            Parameter("t_ly", "shape", 0.0, -3.0, 3.0),
+            Parameter("livetime", "livetime", 1.0, 0.0, fittable=False),
+        ),
+        (GaussianConstraint("t_ly", 1.0, 0.0),),
+    )
+    events = {"mixed": EventData(flow.sample(40, torch.zeros(1).double(), torch.Generator().manual_seed(6)).double())}
+    likelihood = Likelihood(parameters, (run,), Dataset(events, {}))
+    at = parameters.vector({"signal": 2.0, "t_ly": 0.4}).unsqueeze(0)
+    value, gradient, hessian = likelihood.derivatives(at)
+    torch.testing.assert_close(value, likelihood.log_likelihood(at))
+    for k in range(3):
+        step = torch.zeros_like(at)
+        step[0, k] = 1e-4
+        up, down = likelihood.derivatives(at + step), likelihood.derivatives(at - step)
+        torch.testing.assert_close(gradient[0, k], (up[0] - down[0])[0] / 2e-4, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(hessian[0, k], (up[1] - down[1])[0] / 2e-4, rtol=1e-4, atol=1e-5)
+    assert fit_result(likelihood, fit_batch(likelihood)).success
 
 
 def test_a_cumulative_table_is_the_spectrum_it_came_from(tmp_path: Path) -> None:
