@@ -159,6 +159,7 @@ class LazyGroup(TyperGroup):
             return name, command, rest
         single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         single.command(name)(load(VERBS[name].place))
+        load("surrogate.memory:keep_freed_memory")()
         return name, get_command(single), rest
 
     def invoke(self, ctx: Any) -> Any:

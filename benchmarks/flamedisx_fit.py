@@ -33,6 +33,7 @@ from inference.science_run import RunSource, ScienceRun
 from surrogate import load_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.flow_source import FlowSource
+from surrogate.memory import keep_freed_memory
 from surrogate.source import Source
 
 SHARED = Path(os.environ.get("XEFLOW_SHARED", "../shared")) / "data" / "flamedisx"
@@ -188,6 +189,7 @@ def main() -> int:
     arguments.add_argument("--toys", type=int, default=10)
     arguments.add_argument("--flamedisx", help="interpreter of an environment with flamedisx")
     options = arguments.parse_args()
+    keep_freed_memory()  # as the command line does
     toys, repeats = (3, 1) if options.quick else (options.toys, 3)
     sources: dict[str, Source] = {}
 

@@ -21,6 +21,7 @@ import torch
 from inference.storage import FileStore
 from inference.study_record import Chunk, Columns, MemoryStore, Store, StudyHeader
 from surrogate.errors import ConfigError, XeflowError
+from surrogate.memory import keep_freed_memory
 
 Work = Callable[[Chunk], Columns]
 Progress = Callable[[int, int], None]
@@ -172,6 +173,7 @@ def _receive(connection: Any, chunk: Chunk) -> Columns:
 def _serve(work: Work, connection: Connection) -> None:
     """Work off chunks from a connection until it closes: the main function of a worker process."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     while True:
         try:
             chunk: Chunk = connection.recv()

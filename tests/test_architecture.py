@@ -30,6 +30,7 @@ ORDER: dict[str, tuple[str, ...]] = {
     "surrogate": (
         "errors",
         "atomic",
+        "memory",
         "shapes",
         "block",
         "tables",
