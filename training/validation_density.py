@@ -22,10 +22,10 @@ LEVELS = (0.0005, 0.01, 0.1, 0.4, 0.7, 0.95, 0.995, 0.9998)
 UNIFORM = 0.02
 """A coordinate whose conditional quantiles are never further than this from uniform needs no panels."""
 
-LATTICE = 256
-"""Points of the lattice that covers the leading near-uniform coordinates."""
+LATTICE = {1: 32}
+"""Points of the lattice that covers the leading near-uniform coordinates, by their number; 256 for more than one."""
 
-NODES = {1: 16, 2: 8, 3: 6}
+NODES = {1: 16, 2: 8, 3: 5}
 """Nodes of a panel, by the number of coordinates that have panels; 4 where there are more."""
 
 
@@ -106,10 +106,11 @@ def _lattice(flow: UnitDensity, theta: Tensor) -> tuple[Tensor, int]:
     golden = 2.0
     for _ in range(50):
         golden = (1.0 + golden) ** (1.0 / (placed + 1))
-    u = u.repeat(LATTICE, 1)
-    steps = torch.arange(LATTICE, dtype=torch.float64) + 0.5
+    n = LATTICE.get(placed, 256)
+    u = u.repeat(n, 1)
+    steps = torch.arange(n, dtype=torch.float64) + 0.5
     for place in range(placed):
-        u[:, order[place]] = steps / LATTICE if place == 0 else (steps * golden**-place) % 1
+        u[:, order[place]] = steps / n if place == 0 else (steps * golden**-place) % 1
     return u, placed
 
 
