@@ -115,7 +115,8 @@ class CrossingFinder:
         none = torch.zeros_like(index)
         alone = best.hessian[:, self.column, self.column].abs().rsqrt()
         first = FIRST_STEP * (-inner.excess).sqrt() * alone
-        return Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, -inner.excess, first, none, none)
+        critical, no = -inner.excess, torch.zeros_like(best.success)
+        return Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, critical, first, none, none, no)
 
     def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor) -> Anchor:
         tangent = profile_tangent(fits, self.column)
@@ -147,9 +148,9 @@ class CrossingFinder:
         return take_rows(s, ~(found | stopped | lost | better))
 
     def _fit(self, s: Search, mu: Tensor, start: Tensor) -> FitBatch:
-        """Return conditional fits, from several starts where t seems to jump."""
+        """Return conditional fits, from several starts where t seems to jump, or has done so."""
         fits = fit_batch(self.likelihood, {**self.fixed, self.poi: mu}, s.best.rows, start, self.options)
-        jumps = s.suspicious.nonzero().flatten()
+        jumps = (s.suspicious | s.wary).nonzero().flatten()
         if not len(jumps):
             return fits
         options = self.options or FitOptions()

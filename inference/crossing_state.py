@@ -51,7 +51,7 @@ class Anchor:
 class Search:
     """The searches that go on: t is below c at ``inner``, and above at ``outer`` where that is finite.
 
-    ``first`` is the largest first step.
+    ``first`` is the largest first step. ``wary`` searches have met a lower maximum: their fits have several starts.
     """
 
     index: Tensor
@@ -65,6 +65,7 @@ class Search:
     first: Tensor
     expansions: Tensor
     halvings: Tensor
+    wary: Tensor
 
     @property
     def bracketed(self) -> Tensor:
@@ -145,4 +146,5 @@ def updated(s: Search, anchor: Anchor, critical: Tensor) -> Search:
         critical=critical,
         expansions=s.expansions + (~s.bracketed & (s.inner.mu != s.mu_hat)),
         halvings=torch.where(reopened, 0, s.halvings + halved.long()),
+        wary=s.wary | reopened,
     )

@@ -25,6 +25,11 @@ def test_hundreds_of_fuzzed_fits(first: int) -> None:
     check(fuzz(range(first, first + 4)))
 
 
+def test_a_search_that_met_a_lower_maximum_goes_on_warily() -> None:
+    """One data set of this model has t rising to 2.19 at most, and another maximum above it at every far point."""
+    check(fuzz([1099]))
+
+
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_fits() -> None:
     counts = fuzz(range(1000, 1400))
