@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from measure import Cost, measure, once
 from records import Record, finish, parser
 
@@ -156,9 +157,11 @@ def draw(found: dict[str, Curve]) -> Figure:
         axes.loglog(x, y, "o-", color=colour, lw=1.6, ms=4)
         axes.loglog(x, y[-1] * np.array(x) / x[-1], ls="--", color="#999999", lw=1, label="linear")
         axes.set(xlabel=axis, title=f"slope {slope(x, costs):.2f}")
-        if axis in ("sources", "nuisances"):
-            axes.set_xticks(x, [str(n) for n in x])
-            axes.minorticks_off()
+        shown = x[:: 2 if len(x) > 5 else 1]
+        axes.set_xticks(shown, [f"{n:g}" for n in shown])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
     figure.axes[0].set_ylabel("CPU seconds")
     figure.axes[0].legend(frameon=False)
     figure.axes[3].set_ylabel("CPU seconds")
