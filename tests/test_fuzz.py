@@ -27,7 +27,7 @@ def test_hundreds_of_fuzzed_fits(first: int) -> None:
 
 def test_a_search_that_met_a_lower_maximum_goes_on_warily() -> None:
     """One data set of this model has t rising to 2.19 at most, and another maximum above it at every far point."""
-    check(fuzz([1099]))
+    assert not fuzz([1099]).faults
 
 
 @pytest.mark.slow
