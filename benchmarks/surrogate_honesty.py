@@ -1,6 +1,6 @@
 """Pulls of limits over retrainings: is the error quoted for a surrogate the one that retraining shows.
 
-Run: python benchmarks/surrogate_honesty.py [--retrainings 30] [--json FILE]
+Run: python benchmarks/surrogate_honesty.py [--retrainings 20] [--json FILE]
 
 A background with a known density and rate is simulated anew for each retraining; an ensemble of small networks is
 trained on the events, with Poisson bootstrap, and stands for the background in the upper limit of a data set. The same
@@ -236,9 +236,9 @@ def summary(pulls: Array, seed: int = 0) -> dict[str, float]:
 def main() -> int:
     """Retrain, print, and return the exit code: 1 where the width of the limit's pull is not 1 within its error."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--retrainings", type=int, default=30)
+    parser.add_argument("--retrainings", type=int, default=20)
     parser.add_argument("--members", type=int, default=6)
-    parser.add_argument("--data-sets", type=int, default=5)
+    parser.add_argument("--data-sets", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
