@@ -117,7 +117,7 @@ def write_table(results: Iterable[Results]) -> None:
     """Replace the tables of README.md."""
     text = README.read_text()
     head, rest = text.split(BEGIN)
-    README.write_text(f"{head}{BEGIN}\n\n{markdown(results)}{END}{rest.split(END)[1]}")
+    README.write_text(f"{head}{BEGIN}\n\n{markdown(results)}\n{END}{rest.split(END)[1]}")
 
 
 def run(names: Sequence[str], output: Path) -> None:

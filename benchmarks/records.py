@@ -163,7 +163,7 @@ def finish(
     """Print the figures and write them; return 1 if a target is missed."""
     results = Results(
         benchmark,
-        command,
+        f"{command} --quick" if options.quick else command,
         tuple(records),
         machine(),
         versions(*packages),
@@ -198,7 +198,7 @@ def row(record: Record) -> tuple[str, ...]:
         ", ".join(targets),
         "" if record.floor is None else _figure(record.floor),
         "; ".join(peers),
-        "" if record.ratio is None else f"{record.ratio:.3g}x",
+        "" if record.ratio is None else f"{record.ratio:.0f}x" if record.ratio >= 100 else f"{record.ratio:.2g}x",
     )
 
 
