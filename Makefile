@@ -57,7 +57,7 @@ peers:  ## Install alea and flamedisx in environments of their own, for the benc
 	done
 
 clean:  ## Remove the environment and everything the targets made.
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs *.egg-info
+	rm -rf .venv .venv-alea .venv-flamedisx .pytest_cache .mypy_cache .ruff_cache .hypothesis build runs *.egg-info
 
 $(USER_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
