@@ -93,6 +93,20 @@ def test_an_event_file_holds_the_kept_anchors(folder: Path, tmp_path: Path) -> N
             TemplateSupply(events, draw(folder), seed=3)
 
 
+def test_weighted_events_are_the_templates_themselves(folder: Path, tmp_path: Path) -> None:
+    weighted = draw(folder, weighted=True)
+    write_template_events(weighted, tmp_path / "events.h5")
+    with EventSet.open([tmp_path / "events.h5"]) as events:
+        supply = TemplateSupply(events, weighted, seed=3)
+        loaded = supply.load(0, 0)
+        assert loaded.size == supply.group_size == 15 * 6
+        assert float(loaded.weight.mean()) == pytest.approx(1.0, abs=1e-6)
+        source = weighted.read()
+        bins = source.bin_index(weighted.space(source.binning).from_unit(loaded.u.double()))
+        probability = source.pmf(loaded.theta.double())[torch.arange(loaded.size), bins]
+        assert torch.allclose(loaded.weight.double(), 6 * probability, rtol=1e-6)
+
+
 def test_empty_templates_are_never_drawn(tmp_path: Path) -> None:
     for shift, scale in ((0, 0.0), (1, 2.0)):
         counts = scale * torch.ones(template_cases.GRID.shape, dtype=torch.float64)

@@ -143,6 +143,16 @@ def _unit_events(source: TemplateSource, space: ObservableSpace, n: int, generat
     return UnitEvents(space.to_unit(x)[0].float(), anchor_points(source)[anchor].float(), torch.ones(len(x)))
 
 
+def _weighted_events(source: TemplateSource, space: ObservableSpace, generator: torch.Generator) -> UnitEvents:
+    """Return one event in each bin of every template of positive rate, weighted by n_bins times its probability."""
+    theta = anchor_points(source)
+    theta = theta[source.expected_events(theta) > 0]
+    n = source.binning.n_bins
+    x = source.binning.draw(torch.arange(n).repeat(len(theta)), generator)
+    weight = (n * source.pmf(theta)).reshape(-1)
+    return UnitEvents(space.to_unit(x)[0].float(), theta.float().repeat_interleave(n, dim=0), weight.float())
+
+
 class TemplateSupply:
     """Training events drawn from templates while they are needed, new ones in each pass; those of a file are held out.
 
@@ -173,11 +183,14 @@ class TemplateSupply:
             raise ConfigError("data: the event file was drawn from other templates; remove it, and it is drawn anew")
         self._events, self._key = events, (draw.seed, seed)
         full = int((anchor_counts(self._source, 1, self._rate).n_accepted > 0).sum())
+        self._weighted = draw.weighted
         self._per_anchor = max(GROUP // full, 1)
-        self.group_size = self._per_anchor * full
+        self.group_size = full * (self._source.binning.n_bins if draw.weighted else self._per_anchor)
 
     def load(self, number: int, group: int) -> UnitEvents:
         """Draw the events of pass ``number``."""
+        if self._weighted:
+            return _weighted_events(self._source, self._space, generator_of(*self._key, 1, number))
         return _unit_events(self._source, self._space, self._per_anchor, generator_of(*self._key, 1, number))
 
     def held_out_events(self) -> UnitEvents:

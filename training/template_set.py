@@ -149,11 +149,16 @@ class TemplateDraw(TemplateSet):
         Events per anchor in the event file.
     seed
         Of all draws.
+    weighted
+        Train on one event for every bin of every template, weighted by its probability, in place of events drawn in
+        proportion; only while they are drawn as they are needed. Where a batch holds all of them the gradient has no
+        noise at all: for few bins and templates.
     """
 
     keep: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     events: int = Field(default=5000, gt=0)
     seed: int = Field(default=0, ge=0)
+    weighted: bool = False
 
     @model_validator(mode="after")
     def _kept_are_anchors(self) -> TemplateDraw:
