@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training_cases import config, event_file
@@ -17,8 +18,12 @@ from training_cases import config, event_file
 from surrogate.checkpoint import read_record
 from surrogate.errors import CheckpointError, ConfigError, XeflowError
 from surrogate.flow import ConditionalFlow
+from surrogate.nuisance import Nuisance, NuisanceSpace
+from surrogate.observables import Observable, ObservableSpace
 from training import fit as fit_module
 from training.event_set import EventSet
+from training.event_writer import EventWriter, Segment
+from training.events import Blocks, EventSchema
 from training.fit import STATE_FILE, FittedFlow, fit_flow
 from training.history import Check, History
 from training.settings import TrainConfig
@@ -132,6 +137,28 @@ def test_history_ends_a_training_for_the_right_reason():
     history.add(check(10, 3.0), 10, 2, None)
     assert history.stopped == "finished"
     assert History.from_dict(history.to_dict()) == history
+
+
+@pytest.mark.parametrize("bootstrap", [None, 7])
+def test_weighted_events_are_learned_with_their_weights(tmp_path, bootstrap):
+    """Events uniform in u with weights 2 u: the density learned is 2 u, whose mean is 2/3."""
+    generator = np.random.default_rng(1)
+    u = generator.uniform(size=(6000, 1)).astype(np.float32)
+    space = ObservableSpace((Observable("u", "", 0.0, 1.0),))
+    nuisances = NuisanceSpace((Nuisance("t", "", -1.0, 1.0, 0.0),))
+    writer = EventWriter(tmp_path / "weighted.h5", EventSchema(space, nuisances, 1.0, weighted=True), {})
+    theta = generator.uniform(-1, 1, size=(60, 1))
+    blocks = Blocks(theta, np.full(60, 200), np.full(60, 100))
+    writer.write(0, Segment(blocks, u, np.repeat(np.arange(60), 100).astype(np.int32), 2 * u[:, 0]))
+    path = writer.finish(1)
+    optimiser = {"steps": 300, "learning_rate": 0.02, "ema_decay": 0.97}
+    settings = config(tmp_path, name="weighted", optimiser=optimiser, stopping={"check_every": 100})
+    with EventSet.open([path]) as events:
+        flow = ConditionalFlow(settings.flow.build(events.observables, events.nuisances), seed=1)
+        supply = FileSupply(events, 1, EventSplit(1, 0.1, 0, bootstrap))
+        fitted = fit_flow(settings, flow, events, supply, {}, shown=False)
+    x = fitted.flow.sample(20_000, torch.zeros(1), torch.Generator().manual_seed(1))
+    assert float(x.mean()) == pytest.approx(2 / 3, abs=0.015)
 
 
 SCRIPT = """
