@@ -18,9 +18,6 @@ from surrogate.errors import ConfigError, RangeError
 
 __all__ = ["FitBatch", "FitOptions", "Fixed", "fit_batch"]
 
-#: Start points that a row which fails is tried from, one after the other.
-RETRIES = 4
-
 Fixed = Mapping[str, float | Tensor]
 
 
@@ -111,11 +108,11 @@ def fit_batch(
     # A start point that was given is taken as it is: it is usually the end of a neighbouring fit.
     given = default if start is None else start.to(lower).expand(n, -1)
     best = fitter.run(given if start is not None else lifted(given, lower, upper, size))
-    noise = _further_starts(options.seed, max(options.starts - 1, RETRIES), len(size)).to(lower)
+    noise = _further_starts(options.seed, max(options.starts - 1, options.retries), len(size)).to(lower)
     for k in range(options.starts - 1):
         point = lifted(default + options.spread * noise[k] * size, lower, upper, size)
         best = better_rows(best, fitter.run(point))
-    for k in range(RETRIES):
+    for k in range(options.retries):
         failed = (~best.success).nonzero().flatten()
         if not len(failed):
             break

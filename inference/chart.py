@@ -8,7 +8,7 @@ each, h = sqrt(d^2 + w^2) with d the distance from the kink; since h^2 is a poly
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -98,6 +98,10 @@ class Chart:
     def n_kinks(self) -> int:
         """Number J of kinks."""
         return 0 if self.kinks is None else len(self.kinks.owners)
+
+    def to(self, device: torch.device) -> Chart:
+        """Return the chart on a device."""
+        return replace(self, region=self.region.to(device), held=self.held.to(device))
 
     def to_ball(self, theta: Tensor) -> Tensor:
         """Return t (*, S) at theta (*, K)."""

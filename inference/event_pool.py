@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -33,7 +33,9 @@ from inference.science_run import RunSource, ScienceRun, expected_counts, model_
 from inference.theta_basis import ThetaBasis
 from inference.toys import draw_counts, throw_centres
 from surrogate.errors import ConfigError, DataError
+from surrogate.flow_source import FlowSource
 
+CPU = torch.device("cpu")
 #: Memory of the coefficients of the toys that are fitted at a time.
 FIT_BYTES = 2**28
 #: Smallest ratio of the effective to the actual number of events in a pool from which toys are drawn.
@@ -54,6 +56,10 @@ class PoolTable:
 
     basis: ThetaBasis
     coefficients: Tensor
+
+    def to(self, device: torch.device) -> PoolTable:
+        """Return the table on a device."""
+        return PoolTable(self.basis.to(device), self.coefficients.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +88,12 @@ class RunPool:
         start = int(self.counts[:c].sum())
         return slice(start, start + int(self.counts[c]))
 
+    def to(self, device: torch.device) -> RunPool:
+        """Return the pool on a device."""
+        tables = {name: table.to(device) for name, table in self.tables.items()}
+        constants = {name: log_f.to(device) for name, log_f in self.constants.items()}
+        return RunPool(self.x.to(device), self.counts.to(device), tables, constants)
+
     def densities(self, position: Tensor) -> dict[str, EventDensity]:
         """Return what stands for the densities at events ``position`` (T, N) of the pool."""
         densities: dict[str, EventDensity] = {
@@ -91,6 +103,19 @@ class RunPool:
         for name, log_f in self.constants.items():
             densities[name] = ConstantDensity(EventTable(log_f, position))
         return densities
+
+
+def moved_run(run: ScienceRun, device: torch.device) -> ScienceRun:
+    """Return a run whose trained sources are on a device."""
+    sources = []
+    for c in run.sources:
+        flow = c.source
+        if isinstance(flow, FlowSource):
+            moved = FlowSource(flow.flow, flow.acceptance, flow.generated_rate, flow.flow.dtype, device)
+            sources.append(replace(c, source=moved))
+        else:
+            sources.append(c)
+    return replace(run, sources=tuple(sources))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +134,8 @@ class EventPool:
         Run name -> its pool; binned runs have none.
     report
         Accuracy of the expansion, for a toy of expected size.
+    device
+        Where likelihoods of toys live; see :meth:`on`.
     """
 
     parameters: ParameterSet
@@ -117,6 +144,19 @@ class EventPool:
     region: Region
     pools: Mapping[str, RunPool]
     report: ExpansionReport
+    device: torch.device = CPU
+
+    def on(self, device: torch.device | str) -> EventPool:
+        """Return the pool with the likelihoods of its toys on a device; toys themselves are chosen on the CPU."""
+        return replace(self, device=torch.device(device))
+
+    @cached_property
+    def _there(self) -> tuple[tuple[ScienceRun, ...], Mapping[str, RunPool]]:
+        """The runs and the pools on the device."""
+        if self.device == CPU:
+            return self.runs, self.pools
+        runs = tuple(moved_run(run, self.device) for run in self.runs)
+        return runs, {name: pool.to(self.device) for name, pool in self.pools.items()}
 
     @cached_property
     def identity(self) -> str:
@@ -151,8 +191,9 @@ class EventPool:
     def covers(self, values: Tensor) -> Tensor:
         """Return whether the expansions hold at parameters (T, P): (T,)."""
         covered = torch.ones(len(values), dtype=torch.bool, device=values.device)
-        for run in self.runs:
-            tables = self.pools[run.name].tables
+        runs, pools = self._there
+        for run in runs:
+            tables = pools[run.name].tables
             for c in run.sources:
                 if c.name in tables:
                     covered = covered & tables[c.name].basis.inside(theta_of(self.parameters, c, values))
@@ -177,13 +218,15 @@ class EventPool:
         """
         points = values.expand(len(index), -1)
         x, weights, densities = {}, {}, {}
+        runs, pools = self._there
         for run in self.runs:
-            pool = self.pools[run.name]
             counts = draw_counts(self.parameters, run, points, index, seed)
-            position, weights[run.name] = self._lay_out(run, values, index, counts, seed)
-            x[run.name], densities[run.name] = pool.x[position], pool.densities(position)
-        data = DataBatch(x, weights, throw_centres(self.parameters, points, index, seed))
-        return Likelihood(self.parameters, self.runs, data, densities)
+            chosen, weight = self._lay_out(run, values, index, counts, seed)
+            position, weights[run.name] = chosen.to(self.device), weight.to(self.device)
+            x[run.name] = pools[run.name].x[position]
+            densities[run.name] = pools[run.name].densities(position)
+        data = DataBatch(x, weights, throw_centres(self.parameters, points, index, seed).to(self.device))
+        return Likelihood(self.parameters, runs, data, densities)
 
     def _lay_out(
         self, run: ScienceRun, values: Tensor, index: Tensor, counts: Tensor, seed: int

@@ -24,12 +24,15 @@ class FitOptions:
         Standard deviation of the further start points, in typical sizes of the parameters.
     seed
         Of the further start points, which are the same for every row.
+    retries
+        Start points that a row which fails is tried from, one after the other.
     """
 
     newton: NewtonOptions = field(default_factory=NewtonOptions)
     starts: int = 1
     spread: float = 1.0
     seed: int = 0
+    retries: int = 4
 
 
 @dataclass(frozen=True, eq=False)

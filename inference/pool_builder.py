@@ -35,6 +35,9 @@ FIRST_SHARE = 5.0
 #: Remainder of the functions that are left out at first, in ln L; the factor by which it shrinks, and the reduction of
 #: the error below which that was of no use.
 FIRST_TAIL, SHRINK, USELESS = 1e-2, 0.3, 0.8
+#: Part of the intensity at an event that a source is taken to have at least: where it has none, a wild function of
+#: theta could still make it rise above the others.
+LEAST_SHARE = 0.3
 #: Error of one source, relative to the tolerance, that need not be reduced any further.
 ENOUGH = 0.2
 
@@ -172,7 +175,7 @@ class _RunBuilder:
     def reduce(self, name: str, tail: float) -> None:
         """Cut the functions of a source down to those that matter."""
         polynomial, exact = self.pilot.fits[name], self.pilot.exact
-        importance = exact.events.weights.sqrt() * exact.shares[name].amax(dim=0)
+        importance = exact.events.weights.sqrt() * exact.shares[name].amax(dim=0).clamp_min(LEAST_SHARE)
         basis = principal_modes(polynomial.basis, polynomial.coefficients, importance, tail)
         fit = self.fits[name] = NodalFit.of(self._sources[name], basis)
         x = self.check.events.x

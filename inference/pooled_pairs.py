@@ -13,14 +13,14 @@ from inference.event_pool import EventPool
 from inference.likelihood import Likelihood
 from inference.minimize import NewtonOptions
 from inference.study_record import Chunk, Columns
-from inference.toy_fits import PairBatch, ToyFits, fit_likelihood_pairs, fit_pairs, join
+from inference.toy_fits import PairBatch, ToyFits, fit_likelihood_pairs, join
 from inference.toys import toy_index
 
 #: One toy in this many, by its number, is evaluated with the exact densities where toys come from a pool; all of them
 #: are where the error of its expansion is above the tolerance.
 EXAMINED = 32
-#: Fits to toys on an expansion end at a thousandth of its error.
-QUICK = FitOptions(newton=NewtonOptions(tolerance=1e-6, max_evaluations=60))
+#: Fits to toys on an expansion end at a thousandth of its error; those that fail are for the exact densities.
+QUICK = FitOptions(newton=NewtonOptions(tolerance=1e-6, max_evaluations=40, radius=2.0), retries=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +81,19 @@ def pooled_pairs(
         fits = fits.put(checked, _examined(pool, likelihood, pairs, fits, torch.from_numpy(checked)))
     lost = np.flatnonzero(~good)
     if len(lost):
-        rows = torch.from_numpy(lost)
-        data = likelihood.data.take(rows)
-        again = fit_pairs(pool.parameters, pool.runs, data, poi, mu[rows], truth)
+        rows = torch.from_numpy(lost).to(pool.device)
+        exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
+        again = fit_likelihood_pairs(exact, poi, mu.to(pool.device)[rows], truth).record()
         fits = fits.put(lost, replace(again, refits=again.refits + fits.refits[lost] + 1))
     return fits
 
 
 def _examined(pool: EventPool, likelihood: Likelihood, pairs: PairBatch, fits: ToyFits, rows: Tensor) -> ToyFits:
     """Return the fits of some rows with the exact ln L at their ends, and what that changes of -2 ln Lambda."""
-    exact = Likelihood(pool.parameters, pool.runs, likelihood.data.take(rows))
+    rows = rows.to(pool.device)
+    exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
     free, conditional = (exact.log_likelihood(b.values[rows]).cpu().numpy() for b in (pairs.free, pairs.conditional))
-    chosen = fits.take(rows.numpy())
+    chosen = fits.take(rows.cpu().numpy())
     change = 2 * (free - conditional - chosen.ll_free + chosen.ll_conditional)
     return replace(
         chosen,

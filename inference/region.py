@@ -72,6 +72,13 @@ class Region:
         """The matrix R L (S, S) with p = c + R L t."""
         return self.radius * torch.linalg.cholesky(self.covariance)
 
+    def to(self, device: torch.device) -> Region:
+        """Return the region on a device."""
+        centre, covariance, lower, upper = (
+            t.to(device) for t in (self.centre, self.covariance, self.lower, self.upper)
+        )
+        return Region(self.names, centre, covariance, self.radius, lower, upper)
+
     def of(self, names: Sequence[str]) -> Region:
         """Return the region of some of the parameters: the shadow of the ellipsoid."""
         index = [self.names.index(name) for name in names]

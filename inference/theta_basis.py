@@ -1,8 +1,8 @@
 """The functions of theta by which ln f of an event is expanded, with what a likelihood needs of their derivatives.
 
 They are monomials in the coordinates of a chart, or R combinations of them. Outside the unit ball they are continued
-by their Taylor polynomial of second order about the nearest point of the ray to the centre: smooth enough for a fit to
-find its way back, and wrong only where a fit should not end.
+by their tangent at the nearest point of the ray to the centre, so that a fit whose step leads outside ends somewhere
+from where it finds its way back: a polynomial, or a parabola, may rise without end.
 """
 
 from __future__ import annotations
@@ -74,6 +74,11 @@ class ThetaBasis:
         """Return R."""
         return len(self.polynomials) if self.modes is None else self.modes.shape[1]
 
+    def to(self, device: torch.device) -> ThetaBasis:
+        """Return the functions on a device."""
+        modes = None if self.modes is None else self.modes.to(device)
+        return ThetaBasis(self.chart.to(device), self.polynomials, modes)
+
     @cached_property
     def pair_index(self) -> Tensor:
         """Position (e, e) of each second derivative among the pairs."""
@@ -110,8 +115,16 @@ class ThetaBasis:
         t = self.chart.to_ball(theta)
         anchor = torch.where(inside.unsqueeze(-1), theta, self.chart.theta(t / t.norm(dim=-1, keepdim=True)))
         point = self.inner(anchor)
-        value, slope = self._continued(point, (theta - anchor)[:, list(self.chart.columns)])
-        return replace(point, value=self.from_monomials(value), slope=self.from_monomials(slope))
+        distance = (theta - anchor)[:, list(self.chart.columns)]
+        value = point.value + torch.einsum("bsm,bs->bm", point.slope, distance)
+        straight = inside.to(theta)
+        return replace(
+            point,
+            value=self.from_monomials(value),
+            slope=self.from_monomials(point.slope),
+            _second=point._second * straight[:, None, None],
+            _bend=point._bend * straight[:, None],
+        )
 
     def inner(self, theta: Tensor) -> BasisPoint:
         """Return the monomials with their derivatives at theta (B, K), with nothing special outside the ball."""
@@ -120,15 +133,3 @@ class ThetaBasis:
         value, first, second = rows[:, 0], rows[:, 1 : 1 + e], rows[:, 1 + e :]
         jacobian, bend = self.chart.jacobian(theta)
         return BasisPoint(value, jacobian.mT @ first, self, first, second, jacobian, bend)
-
-    def _continued(self, p: BasisPoint, distance: Tensor) -> tuple[Tensor, Tensor]:
-        """Return values (B, M) and slopes (B, S, M) a ``distance`` (B, S) away from points."""
-        moved = torch.einsum("bes,bs->be", p._jacobian, distance)
-        turned = torch.einsum("befm,bf->bem", p._second[:, self.pair_index], moved)
-        turn = p._jacobian.mT @ turned
-        kinks, s = self.chart.kinks, self.chart.n_parameters
-        if kinks is not None:
-            for j, owner in enumerate(kinks.owners):
-                turn[:, owner] += (p._bend[:, j] * distance[:, owner]).unsqueeze(-1) * p._first[:, s + j]
-        rise = torch.einsum("bsm,bs->bm", p.slope + 0.5 * turn, distance)
-        return p.value + rise, p.slope + turn

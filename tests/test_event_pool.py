@@ -13,7 +13,7 @@ from test_expansion import flow_model, inside, smooth_model, some_region
 from torch import Tensor
 
 from inference.batch_fit import fit_batch
-from inference.event_pool import EventPool
+from inference.event_pool import EventPool, moved_run
 from inference.event_pool_store import cached_pool, pool_key
 from inference.expansion import ExpansionOptions
 from inference.likelihood import Likelihood
@@ -202,3 +202,13 @@ def test_limits_of_toys_from_a_pool_are_distributed_as_without(model: Model, poo
     assert stats.ks_2samp(pooled.ends(), fresh.ends()).pvalue > 1e-3
     assert pooled.expansion_error == pool.report.error
     assert fresh.expansion_error is None
+
+
+def test_a_pool_is_moved_to_a_device_as_a_whole(model: Model, pool: EventPool) -> None:
+    parameters, _ = model
+    there = replace(pool.on("cpu"), pools={name: run.to(torch.device("cpu")) for name, run in pool.pools.items()})
+    values = inside(parameters, pool.region, 3)
+    a, b = (p.draw(parameters.nominal(), numbers(0, 1, 2), 7).derivatives(values) for p in (pool, there))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    moved = moved_run(pool.runs[0], torch.device("meta"))
+    assert all(next(c.source.flow.parameters()).device.type == "meta" for c in moved.sources)
