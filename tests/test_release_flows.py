@@ -58,13 +58,13 @@ def test_flows_of_short_trainings_give_the_limit_within_a_few_percent(
     monkeypatch.setenv("XENONNT_RELEASE", str(release))
     monkeypatch.setenv("XEFLOW_CHECKPOINTS", str(tmp_path / "checkpoints"))
     monkeypatch.setenv("XEFLOW_EVENTS", str(tmp_path / "events"))
-    short = {"runs": str(tmp_path / "runs"), "optimiser.steps": "800", "flow.hidden": "32", "flow.blocks": "1"}
+    short = {"runs": str(tmp_path / "runs"), "optimiser.steps": "500", "optimiser.batch_size": "2048"}
     for path in sorted((CONFIGS / "train").glob("xenonnt_*.yaml")):
         settings = load_config(path, short)
         train(settings, shown=False)
         (row,) = compare_with_templates(Path(settings.checkpoint), release).summary()
         assert row["rate_rms"] < 0.002
-        assert row["shape_rms"] < 0.06
+        assert row["shape_rms"] < 0.1
     flows = model(CONFIGS / "models" / "xenonnt_light_wimp_flows.yaml", release, tmp_path)
     found = compare_models(model(CONFIGS / "models" / "xenonnt_light_wimp.yaml", release), flows)
     assert found.upper_ratio == pytest.approx(1.0, abs=0.05)
