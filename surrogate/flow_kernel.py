@@ -6,7 +6,8 @@ to rounding. What it gains is in docs/speed.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,14 +18,17 @@ from surrogate.flow_config import FlowConfig
 from surrogate.masked_network import MaskedNetwork, MaskedWeights, masked_weights
 from surrogate.mixture_kernel import MixtureKernel, Shift
 
-CPU_BYTES = 2**23
-"""Memory of a chunk's buffers on a CPU, small enough for its caches."""
+CPU_BYTES = 24 * 2**20
+"""Memory of a chunk's buffers on a CPU: within its last cache, and enough events to hide the start of operations."""
 
 DEVICE_BYTES = 2**30
 """The same on other devices, where many events must be in flight."""
 
 LEAST = 256
 """Fewest events in a chunk."""
+
+ALIGN = 16
+"""Chunks are multiples of it, so that rows start at the boundaries of vector registers."""
 
 
 def has_kernel(config: FlowConfig) -> bool:
@@ -46,6 +50,13 @@ class FlowKernel:
 
     config: FlowConfig
     weights: MaskedWeights
+    # The workspace of the last call: to allocate it anew costs a page fault per 4 KiB. A call takes it out of the list
+    # while it runs, so that threads never share one.
+    _spare: list[_Chunk] = field(default_factory=list, init=False, repr=False)
+
+    def __reduce__(self) -> tuple[type[FlowKernel], tuple[FlowConfig, MaskedWeights]]:
+        """Leave the workspace behind when copied to another process."""
+        return FlowKernel, (self.config, self.weights)
 
     @classmethod
     def of(cls, flow: ConditionalFlow, dtype: torch.dtype) -> FlowKernel:
@@ -71,22 +82,35 @@ class FlowKernel:
     @torch.no_grad()
     def _run(self, u: Tensor, theta: Tensor, gradient: Tensor | None) -> Tensor:
         u, theta = u.to(self.dtype), theta.to(self.dtype)
-        total = u.new_zeros(len(u))
-        size = self._chunk(u)
-        chunk: _Chunk | None = None
-        for start in range(0, len(u), size):
-            part = slice(start, start + size)
-            if chunk is None or chunk.n != len(total[part]):
-                chunk = _Chunk(self, len(total[part]))
+        total = u.new_empty(len(u))
+        if not len(u):
+            return total
+        chunk = self._workspace(self._chunk(u))
+        for start in range(0, len(u), chunk.n):
+            # the last chunk is as long as the others and overlaps with the one before
+            start = min(start, len(u) - chunk.n)
+            part = slice(start, start + chunk.n)
             slope = chunk.evaluate(u[part], theta[part], total[part], gradient is not None)
             if gradient is not None:
                 gradient[part] = slope
+        self._spare[:] = [chunk]
         return total
 
+    def _workspace(self, n: int) -> _Chunk:
+        """Return the spare workspace if it is for n events, else a new one."""
+        try:
+            chunk = self._spare.pop()
+        except IndexError:
+            return _Chunk(self, n)
+        return chunk if chunk.n == n else _Chunk(self, n)
+
     def _chunk(self, u: Tensor) -> int:
+        """Return the length of chunks: as equal as can be, since each length needs a workspace."""
         hidden, blocks = self.weights.ends[-1], len(self.weights.blocks)
         per_event = u.element_size() * (hidden * (2 * blocks + 5) + 18 * self.config.components)
-        return max(LEAST, (CPU_BYTES if u.device.type == "cpu" else DEVICE_BYTES) // per_event)
+        most = max(LEAST, (CPU_BYTES if u.device.type == "cpu" else DEVICE_BYTES) // per_event)
+        equal = math.ceil(len(u) / math.ceil(len(u) / most))
+        return min(len(u), ALIGN * math.ceil(equal / ALIGN))
 
 
 class _Chunk:
@@ -105,7 +129,8 @@ class _Chunk:
         self._raw = like.new_empty(3 * config.components, n)
 
     def evaluate(self, u: Tensor, theta: Tensor, total: Tensor, slopes: bool) -> Tensor:
-        """Add ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
+        """Write ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
+        total.zero_()
         u = u[:, list(self._config.permutation)]
         columns = u.T.contiguous()
         self._network.forward(

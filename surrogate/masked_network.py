@@ -181,6 +181,7 @@ class MaskedNetwork:
         self._features = like.new_ones(features + 1 + units, n)
         self._active = self._features[features + 1 :]
         self._context, self._gradient, self._one, self._two = (like.new_empty(units, n) for _ in range(4))
+        self._slope = like.new_empty(features, n)
         self._inner = [like.new_empty(units, n) for _ in blocks]
         self._last = like.new_ones(1 + units, n)
         self._hidden = [*(like.new_empty(units, n) for _ in blocks), self._last[1:]]
@@ -233,18 +234,21 @@ class MaskedNetwork:
         self._gradient[: self._weights.ends[d]].addmm_(self._weights.outputs[d][:, 1:].T, slope)
 
     def context_gradient(self) -> Tensor:
-        """Return the gradient (F, n) in the context, of what :meth:`add_gradient` was told since :meth:`forward`."""
+        """Return the gradient (F, n) in the context, of what :meth:`add_gradient` was told since :meth:`forward`.
+
+        It is overwritten by the next call.
+        """
         weights, features = self._weights, self._weights.n_features
         if not features:
             return self._gradient[:0]
-        parts = []
+        total = self._slope
+        total.zero_()
         for j in reversed(range(len(weights.blocks))):
             for matrix, argument, out in self._second_back[j]:
                 torch.mm(matrix, argument, out=out)
             self._act.backward(self._one, self._inner[j])
-            parts.append(weights.blocks[j].first[:, :features].T @ self._one)
+            total.addmm_(weights.blocks[j].first[:, :features].T, self._one)
             for matrix, argument, out in self._first_back[j]:
                 torch.mm(matrix, argument, out=out)
             self._gradient.add_(self._act.backward(self._two, self._hidden[j]))
-        parts.append(weights.context[:, :features].T @ self._act.backward(self._gradient, self._context))
-        return torch.stack(parts).sum(dim=0)
+        return total.addmm_(weights.context[:, :features].T, self._act.backward(self._gradient, self._context))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,19 @@ def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     none = kernel.log_prob_gradient(u[:0], theta[:0])
     assert none[0].shape == (0,)
     assert none[1].shape == (0, theta.shape[-1])
+
+
+def test_the_workspace_of_one_call_serves_the_next_and_stays_behind_in_copies() -> None:
+    flow, u, theta = case("guides", 700)
+    kernel = FlowKernel.of(flow, torch.float64)
+    first = kernel.log_prob_gradient(u, theta)
+    few = kernel.log_prob_gradient(u[:300], theta[:300])
+    again = kernel.log_prob_gradient(u, theta)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.allclose(a[:300], b, rtol=1e-10, atol=1e-12) for a, b in zip(first, few, strict=True))
+    other = copy.deepcopy(kernel)
+    assert not other._spare
+    assert torch.equal(other.log_prob(u, theta), first[0])
 
 
 @pytest.mark.parametrize("spread", [1.0, 5.0, 30.0])
