@@ -23,7 +23,8 @@ help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(USER_STAMP)  ## Draw a data set from the simulator, fit it with the shipped flows and set a limit.
-	$(BIN)/xeflow draw xenon1t_like --source er --source nr --run xenon1t --seed 2026 --output runs/demo/data.h5
+	$(BIN)/xeflow draw xenon1t_like --source er --source nr --source cevns_b8 --source ac --source wall \
+		--run xenon1t --seed 2026 --output runs/demo/data.h5
 	$(BIN)/xeflow limit configs/models/xenon1t_like.yaml --data runs/demo/data.h5 --output runs/demo
 
 test: $(USER_STAMP)  ## Run the tests.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,13 @@ every_surrogate = pytest.mark.parametrize("path", [pytest.param(path, id=path.na
 
 
 @every_surrogate
-def test_it_is_certified_small_and_loads_quickly(path: Path) -> None:
+def test_it_is_certified_and_small(path: Path) -> None:
     certificate = read_certificate(path)
     assert certificate is not None
     assert certificate.passed
     content = describe_checkpoint(path)
     assert content["size_bytes"] < 5e6
-    begin = time.process_time()
     source = load_checkpoint(path)
-    assert time.process_time() - begin < 0.2
     assert source.identity == content["identity"] == certificate.identity
 
 
