@@ -233,7 +233,7 @@ class Analysis:
         level = self.confidence_level if confidence_level is None else confidence_level
         kind = kind or self.confidence_interval_kind
         if options is None:
-            around = self._expansions.around(likelihood, fixed)
+            around = self._expansions.made(likelihood, fixed)
             found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
         else:
             found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)

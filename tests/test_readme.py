@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def made_by(page):
     for words in commands(page):
         if words[:2] == ["xeflow", "train"]:
             yield f"checkpoints/{Path(words[2]).stem}"
-            yield from (value for key, value in zip(words, words[1:], strict=False) if key == "--checkpoint")
+            yield from (value for key, value in pairwise(words) if key == "--checkpoint")
 
 
 @pytest.mark.parametrize("page", PAGES)
