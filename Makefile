@@ -45,10 +45,12 @@ format: $(DEV_STAMP)  ## Format the code and apply the safe fixes.
 benchmarks: $(USER_STAMP)  ## Run all benchmarks, with peers where there are any, and compare with the stored figures.
 	$(BIN)/python -m pip install --quiet --editable ".[benchmarks]"
 	-$(BIN)/python benchmarks/release.py $(if $(wildcard .venv-alea),--alea .venv-alea/bin/python)
+	-$(BIN)/python benchmarks/unbinned.py
 	-$(BIN)/python benchmarks/flamedisx_fit.py $(if $(wildcard .venv-flamedisx),--flamedisx .venv-flamedisx/bin/python)
 	-$(BIN)/python benchmarks/flow_density.py
 	-$(BIN)/python benchmarks/scaling.py --figure docs/figures/scaling.png
 	-$(BIN)/python benchmarks/simulator.py
+	-$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/compare.py
 
 peers:  ## Install alea and flamedisx in environments of their own, for the benchmarks.
