@@ -31,8 +31,6 @@ from inference.toys import ToyBatch
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
-HYPOTHESES = ("free", "zero", "true")
-
 
 def fit_table(names: tuple[str, ...], fits: FitBatch, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Return fits as a structured array: parameters in alphabetical order, ll, dl, ul, valid_fit."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from inference.constraints import GaussianConstraint
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.jet import Jet, autograd_log_jet
@@ -116,6 +117,24 @@ def rate_parameter(name: str, nominal: float = 1.0, low: float = 0.0, high: floa
 
 
 LIVETIME = Parameter("livetime", "livetime", 1.0, 0.0, fittable=False)
+
+
+def shape_parameters(bound: float) -> ParameterSet:
+    """Rates mu and b, shapes slope and size within +-bound; ancillary measurements of all but mu."""
+    return ParameterSet(
+        (
+            rate_parameter("mu"),
+            rate_parameter("b"),
+            Parameter("slope", "shape", 0.0, -bound, bound),
+            Parameter("size", "shape", 0.0, -bound, bound),
+            LIVETIME,
+        ),
+        (
+            GaussianConstraint("slope", 1.0, 0.0),
+            GaussianConstraint("size", 1.0, 0.0),
+            GaussianConstraint("b", 0.3, 1.0),
+        ),
+    )
 
 
 def counting_model(signal: float, background: float) -> tuple[ParameterSet, tuple[ScienceRun, ...]]:

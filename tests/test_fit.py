@@ -7,13 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from analytic_sources import LIVETIME, UNIT, counting_model, exponential_source, flat_source, rate_parameter
+from analytic_sources import (
+    LIVETIME,
+    UNIT,
+    counting_model,
+    exponential_source,
+    flat_source,
+    rate_parameter,
+    shape_parameters,
+)
 from iminuit import Minuit
 from random_models import random_model
 from scipy import optimize
 
 from inference.batch_fit import FitOptions, fit_batch
-from inference.constraints import GaussianConstraint, PoissonConstraint
+from inference.constraints import PoissonConstraint
 from inference.data import Dataset, EventData, data_batch, event_data
 from inference.fit import covariances, fit, fit_result
 from inference.likelihood import Likelihood
@@ -47,20 +55,7 @@ def two_boxes(n: int, m: int, tau: float) -> Likelihood:
 
 
 def shaped() -> tuple[ParameterSet, tuple[ScienceRun, ...]]:
-    parameters = ParameterSet(
-        (
-            rate_parameter("mu"),
-            rate_parameter("b"),
-            Parameter("slope", "shape", 0.0, -9, 9),
-            Parameter("size", "shape", 0.0, -9, 9),
-            LIVETIME,
-        ),
-        (
-            GaussianConstraint("slope", 1.0, 0.0),
-            GaussianConstraint("size", 1.0, 0.0),
-            GaussianConstraint("b", 0.3, 1.0),
-        ),
-    )
+    parameters = shape_parameters(9.0)
     sources = (
         RunSource("signal", flat_source(10.0), "mu", {}),
         RunSource("background", exponential_source(40.0), "b", {"slope": "slope", "size": "size"}),

@@ -15,6 +15,7 @@ from analytic_sources import (
     flat_source,
     gaussian_source,
     rate_parameter,
+    shape_parameters,
 )
 from scipy import optimize, stats
 from torch import Tensor
@@ -155,20 +156,7 @@ def test_on_off_profile(n: int, m: int, tau: float) -> None:
 
 
 def shaped(n: int = 40, seed: int = 1) -> Likelihood:
-    parameters = ParameterSet(
-        (
-            rate_parameter("mu"),
-            rate_parameter("b"),
-            Parameter("slope", "shape", 0.0, -5, 5),
-            Parameter("size", "shape", 0.0, -5, 5),
-            LIVETIME,
-        ),
-        (
-            GaussianConstraint("slope", 1.0, 0.0),
-            GaussianConstraint("size", 1.0, 0.0),
-            GaussianConstraint("b", 0.3, 1.0),
-        ),
-    )
+    parameters = shape_parameters(5.0)
     sources = (
         RunSource("signal", gaussian_source(0.3, 0.05, 10.0), "mu", {}),
         RunSource("background", exponential_source(40.0), "b", {"slope": "slope", "size": "size"}),
