@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from fuzzing import FuzzCounts, fuzz
 
-#: Fits, and searches, of 10,000 that may end without success, with a status that says so.
+#: Fits of 10,000 that may end without convergence.
 ALLOWED = 1
 
 
 def check(counts: FuzzCounts) -> None:
     """Nothing is wrong, and searches are short."""
-    for flagged in ("not converged", "search failed"):
-        assert len(counts.faults.pop(flagged, [])) <= ALLOWED
+    lost = counts.faults.pop("not converged", [])
     assert not counts.faults
+    assert len(lost) <= ALLOWED
     assert np.mean(counts.conditional_fits) < 4
     assert np.percentile(counts.conditional_fits, 99) <= 12
-    assert np.percentile(counts.reach, 99.9) < 100
+    assert max(counts.reach) < 100
 
 
 @pytest.mark.parametrize("first", range(0, 8, 4))
