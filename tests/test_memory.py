@@ -11,15 +11,15 @@ import pytest
 from surrogate.memory import keep_freed_memory
 
 FAULTS = """
-import resource, sys
+import resource
 import torch
 from surrogate.memory import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
 def work():
     parts = [torch.ones(1 << 19, dtype=torch.float64) for _ in range(4)]
     return sum(float(p[0]) for p in parts)
-work()
+for _ in range(5):  # until the heap has settled: one array more may still be touched for the first time
+    work()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     work()
@@ -34,8 +34,5 @@ def test_it_says_whether_it_could() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_arrays_are_reused_without_page_faults() -> None:
-    def faults(how: str) -> int:
-        done = subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True, text=True)
-        return int(done.stdout)
-
-    assert faults("keep") < 0.1 * faults("leave")
+    done = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    assert int(done.stdout) < 100  # one array alone has 1024 pages; forty are made
