@@ -334,6 +334,19 @@ def test_wall_events_lie_at_the_wall(detector: Detector) -> None:
     assert float(walls["cs2"].median()) < 0.5 * float(bulk["cs2"].median())
 
 
+def test_what_is_left_out_of_the_wall_could_not_be_reconstructed_inside(detector: Detector) -> None:
+    """Decays are dropped early by their apparent radius; without a threshold on S2 none is. Both accept as many."""
+    light = flat_spectrum(0.05, 25.0, 1.0)
+    every = replace(detector, selection=replace(detector.selection, s2_min=0.0))
+    kept = []
+    for d in (detector, every):
+        events = simulate(WallSource("wall", d, light), 1_000_000, nominal_theta(d), 1)
+        kept.append(events["r"][events["s2"] > detector.selection.s2_min].double())
+    few, many = kept
+    assert abs(len(few) - len(many)) < 4.0 * (len(few) + len(many)) ** 0.5
+    assert float(few.mean()) == pytest.approx(float(many.mean()), abs=4.0 * float(few.std()) * (2 / len(few)) ** 0.5)
+
+
 def test_charge_survival_next_to_the_wall() -> None:
     """Beta(2, 5): mean 2/7, variance 10/(49 * 8)."""
     drawn = _beta_2_5(400_000, torch.Generator().manual_seed(1)).double()

@@ -14,7 +14,7 @@ from surrogate.errors import RangeError
 from training.simulator.seeds import stream
 from training.simulator.sources import EventSource, RecoilSource
 from training.simulator.theta import check_theta, nominal_theta, split_theta
-from training.simulator.tpc import Columns, FixedTruth, check_truth
+from training.simulator.tpc import Columns, FixedTruth, check_truth, truth_of
 
 BATCH = 65536
 
@@ -66,15 +66,10 @@ def simulate(
     for k, start in enumerate(range(0, n, BATCH)):
         rows = slice(start, min(start + BATCH, n))
         here = split_theta(theta[rows] if theta.ndim == 2 else theta, torch.zeros(0, device=device))
-        piece = source.generate(rows.stop - start, here, stream(seed, source.name, k, device), _rows(truth, rows))
+        piece = source.generate(rows.stop - start, here, stream(seed, source.name, k, device), truth_of(truth, rows))
         piece["index"] = piece["index"].long() + start
         pieces.append(piece)
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
-
-
-def _rows(truth: FixedTruth, rows: slice) -> FixedTruth:
-    """Return the fixed quantities of some rows."""
-    return {name: v[rows] if isinstance(v, Tensor) and v.ndim else v for name, v in truth.items()}
 
 
 def resimulate(source: EventSource, r: Tensor, z: Tensor, theta: Tensor, seed: int, repeat: int = 1) -> Columns:

@@ -54,6 +54,10 @@ class Theta:
     elife: Tensor
     g1: Tensor
 
+    def at(self, index: Tensor) -> Theta:
+        """Return the parameters of the events at an index (m,)."""
+        return Theta(*(value[index] if value.ndim else value for value in (self.t_ly, self.t_qy, self.elife, self.g1)))
+
 
 def nominal_theta(detector: Detector) -> Tensor:
     """Return the reference point (4,), float64: no deformation, nominal lifetime and g1."""

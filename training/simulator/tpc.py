@@ -76,6 +76,11 @@ def fixed(truth: FixedTruth, name: str, n: int, device: torch.device) -> Tensor 
     return value.expand(n).contiguous()
 
 
+def truth_of(truth: FixedTruth, rows: slice | Tensor) -> FixedTruth:
+    """Return the fixed quantities of some of the events."""
+    return {name: v[rows] if isinstance(v, Tensor) and v.ndim else v for name, v in truth.items()}
+
+
 def draw_vertices(detector: Detector, n: int, generator: torch.Generator, truth: FixedTruth) -> Columns:
     """Draw n positions, uniform in the padded fiducial volume, as columns ``index``, ``true_r`` and ``true_z``."""
     device = generator.device

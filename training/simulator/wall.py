@@ -15,7 +15,7 @@ from surrogate.spectrum import Spectrum
 from training.simulator.detector import Detector
 from training.simulator.sources import RecoilSource
 from training.simulator.theta import THETA_NAMES, Theta
-from training.simulator.tpc import Columns, FixedTruth, form_signals, reconstruct
+from training.simulator.tpc import Columns, FixedTruth, form_signals, reconstruct, truth_of
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,27 @@ class WallSource:
         return self.spectrum.total
 
     def generate(self, n: int, theta: Theta, generator: torch.Generator, truth: FixedTruth) -> Columns:
-        """Generate n decays and return the selected ones."""
-        recoils = RecoilSource(self.name, self.detector, "er", self.spectrum)
-        columns = recoils.vertices_and_quanta(n, theta, generator, {"r": self.detector.radius, **truth})
-        survival = _beta_2_5(n, generator)
-        columns["electrons"] = torch.binomial(columns["electrons"], survival, generator=generator)
-        columns = form_signals(columns, self.detector, recoils.finding_table.to(generator.device), generator)
-        u, which = torch.rand((2, len(columns["s2"])), generator=generator, device=generator.device)
+        """Generate n decays and return the selected ones; those that appear too far outside are not followed."""
+        device = generator.device
+        u, which = torch.rand((2, n), generator=generator, device=device)
         inward = torch.where(which < self.tail_fraction, -self.tail_length * (1 - u).log_(), 0.0)
-        columns["apparent_r"] = (columns["true_r"] - inward).abs_()
+        true_r = torch.as_tensor(truth.get("r", self.detector.radius), dtype=torch.float32, device=device).expand(n)
+        apparent_r = (true_r - inward).abs_()
+        near = (apparent_r <= self._reach()).nonzero().squeeze(1)
+        recoils = RecoilSource(self.name, self.detector, "er", self.spectrum)
+        known = truth_of({**truth, "r": true_r}, near)
+        columns = recoils.vertices_and_quanta(len(near), theta.at(near), generator, known)
+        columns["index"], columns["apparent_r"] = near.int(), apparent_r[near]
+        survival = _beta_2_5(len(near), generator)
+        columns["electrons"] = torch.binomial(columns["electrons"], survival, generator=generator)
+        columns = form_signals(columns, self.detector, recoils.finding_table.to(device), generator)
         return reconstruct(columns, self.detector, generator)
+
+    def _reach(self) -> float:
+        """Return the apparent radius, cm, from which the smallest S2 still scatters inside at 6 sigma (1e-9)."""
+        (a, b), selection = self.detector.xy_resolution, self.detector.selection
+        smallest = selection.s2_min * self.detector.area_scale
+        return selection.r_max + 6.0 * math.hypot(a / math.sqrt(smallest), b) if smallest > 0 else math.inf
 
     def scaled(self, factor: float) -> WallSource:
         """Return the source with its rate multiplied by a factor."""
