@@ -13,10 +13,19 @@ from surrogate.histogram import HistogramMap
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
 from surrogate.spline import RationalQuadraticMap
-from surrogate.univariate import LogisticMixtureMap, UnivariateMap
+from surrogate.univariate import NORMAL_BEND, LogisticMixtureMap, UnivariateMap
 
-Family = Literal["logistic_mixture", "histogram", "spline_autoregressive", "spline_coupling"]
-FAMILIES: tuple[str, ...] = ("logistic_mixture", "histogram", "spline_autoregressive", "spline_coupling")
+Family = Literal["logistic_mixture", "normal_mixture", "histogram", "spline_autoregressive", "spline_coupling"]
+FAMILIES: tuple[str, ...] = (
+    "logistic_mixture",
+    "normal_mixture",
+    "histogram",
+    "spline_autoregressive",
+    "spline_coupling",
+)
+
+MIXTURES = {"logistic_mixture": 0.0, "normal_mixture": NORMAL_BEND}
+"""Families of mixtures and the bend of their components; see :class:`surrogate.univariate.LogisticMixtureMap`."""
 
 Activation = Literal["silu", "gelu", "tanh"]
 ACTIVATIONS: tuple[str, ...] = ("silu", "gelu", "tanh")
@@ -36,8 +45,9 @@ class FlowConfig:
     nuisances
         The parameters theta, in the order of the columns of theta.
     family
-        ``logistic_mixture`` (default, smooth), ``histogram`` (constant in cells, for observables on the scales ``bins``
-        and ``counts`` alone), ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
+        ``logistic_mixture`` (default, smooth), ``normal_mixture`` (the same with tails of normal distributions),
+        ``histogram`` (constant in cells, for observables on the scales ``bins`` and ``counts`` alone),
+        ``spline_autoregressive`` or ``spline_coupling`` (for comparison).
     components
         Components of each mixture, or bins of each spline; a histogram has the bins of its observables.
     hidden, blocks
@@ -92,7 +102,7 @@ class FlowConfig:
         if self.family == "histogram":
             self._check_bins()
         if self.guides and not self.univariate().movable:
-            raise ConfigError(f"flow: guides need family 'logistic_mixture', not '{self.family}'")
+            raise ConfigError(f"flow: guides need family 'logistic_mixture' or 'normal_mixture', not '{self.family}'")
         self.guide_set()
         self.features()
 
@@ -123,11 +133,15 @@ class FlowConfig:
 
     def univariate(self) -> UnivariateMap:
         """Return the family's map of [0, 1]."""
-        if self.family == "logistic_mixture":
-            return LogisticMixtureMap(self.components, self.floor)
+        if self.family in MIXTURES:
+            return self.mixture()
         if self.family == "histogram":
             return HistogramMap(self.cells)
         return RationalQuadraticMap(self.components)
+
+    def mixture(self) -> LogisticMixtureMap:
+        """Return the map of a family of mixtures."""
+        return LogisticMixtureMap(self.components, self.floor, MIXTURES[self.family])
 
     def guide_set(self) -> GuideSet:
         """Return the guides bound to the observables in autoregressive order."""

@@ -21,16 +21,15 @@ from torch import Tensor, nn
 
 from surrogate.cells import cell_centres, cell_indicators
 from surrogate.flow import ConditionalFlow
-from surrogate.flow_config import FlowConfig
+from surrogate.flow_config import MIXTURES, FlowConfig
 from surrogate.histogram import HistogramMap
 from surrogate.histogram_jet import histogram_jet
 from surrogate.mixture_jet import Shift, mixture_jet, outer_sum
-from surrogate.univariate import LogisticMixtureMap
 
 
 def has_closed_jet(config: FlowConfig) -> bool:
     """Return whether :func:`flow_log_jet` applies: one layer of mixtures or histograms that depends on theta."""
-    return config.family in ("logistic_mixture", "histogram") and config.layers == 1 and config.nuisances.dim > 0
+    return config.family in (*MIXTURES, "histogram") and config.layers == 1 and config.nuisances.dim > 0
 
 
 @torch.no_grad()
@@ -53,8 +52,7 @@ def flow_log_jet(flow: ConditionalFlow, u: Tensor, theta: Tensor) -> tuple[Tenso
     if config.family == "histogram":
         jet = histogram_jet(HistogramMap(config.cells), columns.T, raw, tangent)
     else:
-        mapping = LogisticMixtureMap(config.components, config.floor)
-        jet = mixture_jet(mapping, columns.T, raw, tangent, _shift(config, columns, theta))
+        jet = mixture_jet(config.mixture(), columns.T, raw, tangent, _shift(config, columns, theta))
     curvature, by_feature = network.curvature(jet.adjoint)
     hessian = jet.hessian + curvature
     hessian.diagonal(dim1=0, dim2=1).add_(features.gather(by_feature.T * features.derivatives(theta)[1], -1))

@@ -1,6 +1,6 @@
 """ln p(u | theta) of a flow and its gradient in theta without automatic differentiation: the fast path of inference.
 
-It holds for flows of one autoregressive layer of logistic mixtures, the default family, and gives what autograd gives,
+It holds for flows of one autoregressive layer of mixtures, the default family, and gives what autograd gives,
 to rounding. What it gains is in docs/speed.md.
 """
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from surrogate.cells import cell_centres
 from surrogate.flow import ConditionalFlow
-from surrogate.flow_config import FlowConfig
+from surrogate.flow_config import MIXTURES, FlowConfig
 from surrogate.masked_network import MaskedNetwork, MaskedWeights, masked_weights
 from surrogate.mixture_kernel import MixtureKernel, Shift
 
@@ -33,7 +33,7 @@ ALIGN = 16
 
 def has_kernel(config: FlowConfig) -> bool:
     """Return whether a flow can be evaluated by :class:`FlowKernel`."""
-    return config.family == "logistic_mixture" and config.layers == 1
+    return config.family in MIXTURES and config.layers == 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,7 @@ class _Chunk:
         guided = {guide.observable for guide in config.guides}
         self._guided = [config.observables.names[d] in guided for d in config.permutation]
         self._network = MaskedNetwork(kernel.weights, n)
-        self._mixture = MixtureKernel(config.components, config.floor, n, like)
+        self._mixture = MixtureKernel(config.mixture(), n, like)
         self._raw = like.new_empty(3 * config.components, n)
 
     def evaluate(self, u: Tensor, theta: Tensor, total: Tensor, slopes: bool) -> Tensor:

@@ -3,10 +3,11 @@
 The density of a coordinate at u is ln F' = LSE_k(l_k + A(M_k, r_k)) - LSE_k(l_k), LSE the logarithm of the sum of
 exponentials, with l the logits, M the locations, r = 1/s the inverse widths and (see :mod:`surrogate.univariate`)
 
-    A(M, r) = phi(z) - L(b) - L(c) - N(r),    z = (u - M) r,  b = (1 - M) r,  c = M r,
+    A(M, r) = H(z) - N(b, c) + ln r,    z = (u - M) r,  b = (1 - M) r,  c = M r,
 
-L = ln s, phi(z) = 2 L(z) - z, N(r) = ln((1 - exp(-r))/r). For parameters y_a of the components that move along K
-directions, with a_k = l_k + A_k, P = softmax(a) and W = softmax(l),
+with L = ln s, g the bend, H(z) = 2 L(g(z)) - g(z) + ln g'(z) and N(b, c) = L(g(b)) + L(g(c)) + ln(1 - exp(-g(b)-g(c))).
+For parameters y_a of the components that move along K directions, with a_k = l_k + A_k, P = softmax(a) and
+W = softmax(l),
 
     d_i ln F'     = <a_i>_P - <l_i>_W,
     d_i d_j ln F' = <a_ij + a_i a_j>_P - <a_i>_P <a_j>_P - <l_i l_j>_W + <l_i>_W <l_j>_W.
@@ -63,6 +64,17 @@ class _Moving(NamedTuple):
     second: Tensor
 
 
+class _Bent(NamedTuple):
+    """g(x), g'(x) and g''(x); ln g'(x) and its first two derivatives. Without a bend all but the first are constant."""
+
+    value: Tensor
+    first: Tensor | float
+    second: Tensor | float
+    log_slope: Tensor | float
+    log1: Tensor | float
+    log2: Tensor | float
+
+
 class _Lever(NamedTuple):
     """Derivatives of the location (D, C, n) in the shift, and in the shift and the raw location."""
 
@@ -94,7 +106,7 @@ def mixture_jet(
     location, rate, lever = _location(location_raw), _rate(width_raw, mapping.floor), None
     if shift is not None:
         location, lever = _shifted(location, shift)
-    a, *derivatives = _component_derivatives(u.unsqueeze(1), location.value, rate.value)
+    a, *derivatives = _component_derivatives(u.unsqueeze(1), location.value, rate.value, mapping.bend)
     p, log_total = _softmax(logits + a)
     weights, log_weight = _softmax(logits)
     slope, form = _quadratic_form(derivatives, location, rate)
@@ -193,19 +205,36 @@ def _shifted(location: _Moving, shift: Shift) -> tuple[_Moving, _Lever]:
     return moved, _Lever(lever, bend * location.first)
 
 
-def _component_derivatives(u: Tensor, location: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+def _component_derivatives(u: Tensor, location: Tensor, rate: Tensor, bend: float) -> tuple[Tensor, ...]:
     """Return A and its derivatives A_M, A_r, A_MM, A_Mr, A_rr, each (D, C, n), at u (D, 1, n)."""
     d, e = u - location, 1.0 - location
-    z, b, c = d * rate, e * rate, location * rate
-    share, rest_b, rest_c = torch.sigmoid(z), torch.sigmoid(-b), torch.sigmoid(-c)
-    phi1, phi2 = 1.0 - 2.0 * share, -2.0 * share * (1.0 - share)
-    b2, c2 = -rest_b * (1.0 - rest_b), -rest_c * (1.0 - rest_c)
-    grown, shrunk = torch.expm1(rate), -torch.expm1(-rate)
-    n1, n2 = 1.0 / grown - 1.0 / rate, 1.0 / rate.square() - 1.0 / (grown * shrunk)
-    value = 2.0 * logsigmoid(z) - z - logsigmoid(b) - logsigmoid(c) - torch.log(shrunk / rate)
-    a_m = rate * (rest_b - rest_c - phi1)
-    a_r = d * phi1 - e * rest_b - location * rest_c - n1
-    a_mm = rate.square() * (phi2 - b2 - c2)
-    a_mr = rest_b - rest_c - phi1 + rate * (e * b2 - d * phi2 - location * c2)
-    a_rr = d.square() * phi2 - e.square() * b2 - location.square() * c2 - n2
+    z, b, c = (_bent(x * rate, bend) for x in (d, e, location))
+    total = b.value + c.value if bend else rate
+    value = 2.0 * logsigmoid(z.value) - z.value - logsigmoid(b.value) - logsigmoid(c.value)
+    value = value + z.log_slope - torch.log(-torch.expm1(-total) / rate)
+    share, rest_b, rest_c = torch.sigmoid(z.value), torch.sigmoid(-b.value), torch.sigmoid(-c.value)
+    phi, gap = 1.0 - 2.0 * share, 1.0 / torch.expm1(total)
+    close = 0.25 / torch.sinh(0.5 * total).square()  # -d gap/d total
+    h1 = phi * z.first + z.log1
+    h2 = phi * z.second - 2.0 * share * (1.0 - share) * z.first**2 + z.log2
+    b1, c1 = (rest_b + gap) * b.first, (rest_c + gap) * c.first
+    b2 = (rest_b + gap) * b.second - (rest_b * (1.0 - rest_b) + close) * b.first**2
+    c2 = (rest_c + gap) * c.second - (rest_c * (1.0 - rest_c) + close) * c.first**2
+    bc = -close * b.first * c.first
+    across = b1 - c1 - h1
+    a_m = rate * across
+    a_r = d * h1 - e * b1 - location * c1 + 1.0 / rate
+    a_mm = rate.square() * (h2 - b2 - c2 + 2.0 * bc)
+    a_mr = across + rate * (e * b2 - d * h2 - location * c2 + (location - e) * bc)
+    a_rr = d.square() * h2 - e.square() * b2 - location.square() * c2 - 2.0 * e * location * bc - 1.0 / rate.square()
     return value, a_m, a_r, a_mm, a_mr, a_rr
+
+
+def _bent(x: Tensor, bend: float) -> _Bent:
+    if not bend:
+        return _Bent(x, 1.0, 0.0, 0.0, 0.0, 0.0)
+    q = 1.0 + bend * x.square()
+    root, p, slope = q.sqrt(), 2.0 * q - 1.0, bend * x * (2.0 * q + 1.0)
+    both = q * p
+    log2 = bend * (2.0 * q + 1.0) / both + 2.0 * bend * (q - 1.0) * (1.0 - 4.0 * q - 4.0 * q.square()) / both.square()
+    return _Bent(x * root, p / root, slope / (q * root), torch.log(p / root), slope / both, log2)

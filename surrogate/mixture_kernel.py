@@ -10,7 +10,12 @@ digits, one component has, as b + c = r > 0,
     r d ln F'/dr = 1 - 2 z z' + b b' + c c' + r (1/expm1(-r) + 1/2).
 
 A mixture with weights w = softmax(l) and responsibilities p_k = w_k F_k'/F' has d ln F'/dl_k = p_k - w_k and p_k times
-the above for the other parameters.
+the above for the other parameters. Components that are bent by g have g(z), g(b) and g(c) in the exponents and logistic
+functions, r g'(z) in place of r, and exp(-g(b)-g(c)) in place of exp(-r); with n = 1/expm1(-g(b)-g(c)) + 1/2 and
+
+    Z = g'(z) z' - (ln g')'(z)/2,    B = g'(b) (b' + n),    C = g'(c) (c' + n)
+
+the derivatives are those above with Z, B and C in place of z', b' and c', and without the last term.
 
 Everything is written in place into one workspace, component after component along the first axis and events along the
 last, so that sums over components are sums of rows. Only five logistic functions, three powers of two, one logarithm
@@ -26,7 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW
+from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, LogisticMixtureMap
 
 # exp is several times slower than exp2 in the vector library that torch uses on some processors
 LOG2_E = math.log2(math.e)
@@ -55,7 +60,7 @@ class Shift:
 class _Buffers(NamedTuple):
     """What is kept of the components, each (K, n): named as in the formulas above, and two for what comes and goes.
 
-    ``density`` holds w_k F_k' and later p_k.
+    ``density`` holds w_k F_k' and later p_k; ``gz``, ``gb`` and ``gc`` are z, b and c themselves where nothing is bent.
     """
 
     z: Tensor
@@ -72,6 +77,9 @@ class _Buffers(NamedTuple):
     bend: Tensor
     one: Tensor
     two: Tensor
+    gz: Tensor
+    gb: Tensor
+    gc: Tensor
 
 
 class MixtureKernel:
@@ -79,19 +87,18 @@ class MixtureKernel:
 
     Parameters
     ----------
-    components
-        K.
-    floor
-        Smallest width of a component.
+    mapping
+        The family.
     n
         Number of events of every call.
     like
         Dtype and device.
     """
 
-    def __init__(self, components: int, floor: float, n: int, like: Tensor) -> None:
-        self._k, self._floor = components, floor
-        self._buffers = _Buffers(*(like.new_empty(components, n) for _ in _Buffers._fields))
+    def __init__(self, mapping: LogisticMixtureMap, n: int, like: Tensor) -> None:
+        self._k, self._floor, self._bend = mapping.components, mapping.floor, mapping.bend
+        buffers = _Buffers(*(like.new_empty(self._k, n) for _ in _Buffers._fields))
+        self._buffers = buffers if self._bend else buffers._replace(gz=buffers.z, gb=buffers.b, gc=buffers.c)
 
     def add_log_density(
         self, u: Tensor, raw: Tensor, total: Tensor, shift: Shift | None, slopes: bool
@@ -114,12 +121,17 @@ class MixtureKernel:
         torch.sub(u, w.m, out=w.z).mul_(w.r)
         torch.mul(w.m, w.r, out=w.c)
         torch.sub(w.r, w.c, out=w.b)
-        for x, centred in ((w.z, w.dz), (w.b, w.db), (w.c, w.dc)):
+        torch.neg(w.r, out=w.tail)
+        if self._bend:
+            for x, bent in ((w.z, w.gz), (w.b, w.gb), (w.c, w.gc)):
+                torch.mul(x, x, out=bent).mul_(self._bend).add_(1.0).sqrt_().mul_(x)
+            torch.add(w.gb, w.gc, out=w.tail).neg_()
+        w.tail.expm1_()
+        for x, centred in ((w.gz, w.dz), (w.gb, w.db), (w.gc, w.dc)):
             torch.sigmoid(x, out=centred).sub_(0.5)
-        torch.neg(w.r, out=w.tail).expm1_()
 
-        torch.sub(logits, torch.abs(w.z, out=w.one), out=w.density)
-        w.density.sub_(torch.minimum(w.b, w.c, out=w.one).clamp_max_(0.0))
+        torch.sub(logits, torch.abs(w.gz, out=w.one), out=w.density)
+        w.density.sub_(torch.minimum(w.gb, w.gc, out=w.one).clamp_max_(0.0))
         top = w.density.amax(dim=0)
         w.density.sub_(top).mul_(LOG2_E).exp2_()
         # tail = -(1 - exp(-r)); its sign is put right in the sum
@@ -127,6 +139,8 @@ class MixtureKernel:
         w.two.mul_(torch.abs(w.dc, out=w.one).add_(0.5))
         torch.abs(w.dz, out=w.one).add_(0.5).square_()
         w.density.mul_(w.one.mul_(w.r).div_(w.two))
+        if self._bend:
+            w.density.mul_(self._bent_slope(w.z))
         weighted = w.density.sum(dim=0)
         largest = logits.amax(dim=0)
         weights = torch.sub(logits, largest, out=w.one).mul_(LOG2_E).exp2_()
@@ -136,6 +150,9 @@ class MixtureKernel:
             return None
         w.density.div_(weighted)
         torch.sub(w.density, weights.div_(norm), out=logits)
+        torch.reciprocal(w.tail, out=w.tail).add_(0.5)
+        if self._bend:
+            self._bend_slopes()
         self._width_slopes(width)
         return self._location_slopes(location, shift)
 
@@ -145,11 +162,29 @@ class MixtureKernel:
         torch.mul(w.m, -shift.span * LOG2_E, out=w.bend).add_(-shift.low * LOG2_E).exp2_().mul_(-shift.offset).add_(1.0)
         w.m.add_(torch.mul(w.bend, shift.delta / shift.span, out=w.one))
 
+    def _bent_slope(self, x: Tensor) -> Tensor:
+        """Return g'(x) = (2 q - 1)/sqrt(q), q = 1 + bend x^2, in ``one``; q is left in ``two``."""
+        w = self._buffers
+        torch.mul(x, x, out=w.two).mul_(self._bend).add_(1.0)
+        return torch.mul(w.two, 2.0, out=w.one).sub_(1.0).div_(w.gz.copy_(w.two).sqrt_())
+
+    def _bend_slopes(self) -> None:
+        """Turn z', b' and c' into Z, B and C, and n into 0."""
+        w = self._buffers
+        for x, centred in ((w.b, w.db), (w.c, w.dc)):
+            centred.add_(w.tail).mul_(self._bent_slope(x))
+        w.dz.mul_(self._bent_slope(w.z))
+        # (ln g')' = bend z (2 q + 1) / [q (2 q - 1)]
+        torch.mul(w.two, 2.0, out=w.one).sub_(1.0).mul_(w.two)
+        w.two.mul_(2.0).add_(1.0).mul_(w.z).div_(w.one)
+        w.dz.add_(w.two, alpha=-0.5 * self._bend)
+        w.tail.zero_()
+
     def _width_slopes(self, width: Tensor) -> None:
         """Replace raw widths by d ln F'/d(raw width), from dr/d(raw width) = -r^2 s(raw width)."""
         w = self._buffers
         torch.mul(w.b, w.db, out=w.two).addcmul_(w.c, w.dc).addcmul_(w.z, w.dz, value=-2.0)
-        w.two.add_(torch.reciprocal(w.tail, out=w.one).add_(0.5).mul_(w.r)).add_(1.0)
+        w.two.addcmul_(w.tail, w.r).add_(1.0)
         torch.sigmoid(width, out=w.one)
         torch.mul(w.two.mul_(w.r).mul_(w.one), w.density, out=width).neg_()
 

@@ -159,6 +159,7 @@ def even(dim: int, panels: int) -> tuple[Tensor, ...]:
 CASES: dict[str, Case] = {
     "mixture": Case(flow_source, even(3, 5), nodes=6),
     "mixture with guides": Case(lambda: flow_source(guided=True), even(3, 5), nodes=6),
+    "normal mixture": Case(lambda: flow_source("normal_mixture", guided=True), even(3, 5), nodes=8),
     "mixture with kinks": Case(lambda: flow_source(guided=True, kinks=KINKS), even(3, 5), nodes=6),
     "mixture, two layers with kinks": Case(lambda: flow_source(layers=2, kinks=KINKS), even(3, 5), nodes=6),
     "mixture, two layers": Case(lambda: flow_source(layers=2), even(3, 5), nodes=6),

@@ -20,6 +20,7 @@ CONFIGS = {
     "gelu": replace(BASE, activation="gelu"),
     "tanh": replace(BASE, activation="tanh", blocks=3),
     "guides, one with offset": replace(BASE, guides=GUIDES),
+    "normal": replace(BASE, family="normal_mixture", guides=GUIDES),
     "ordering": replace(BASE, guides=GUIDES, ordering=("drift_time", "cs2", "cs1")),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
     "counts": replace(BASE, observables=HITS, kinks=KINKS),

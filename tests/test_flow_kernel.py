@@ -15,12 +15,13 @@ from surrogate.flow_config import FlowConfig
 from surrogate.flow_kernel import CPU_BYTES, FlowKernel, has_kernel
 from surrogate.mixture_kernel import MixtureKernel
 from surrogate.nuisance import NuisanceSpace
-from surrogate.univariate import LogisticMixtureMap
+from surrogate.univariate import NORMAL_BEND, LogisticMixtureMap
 
 BASE = FlowConfig(OBSERVABLES, NUISANCES, components=5, hidden=14, blocks=2)
 CONFIGS = {
     "mixture": BASE,
     "guides": replace(BASE, guides=GUIDES),
+    "normal": replace(BASE, family="normal_mixture", guides=GUIDES),
     "tanh": replace(BASE, activation="tanh", ordering=("drift_time", "cs2", "cs1")),
     "gelu": replace(BASE, activation="gelu", blocks=1),
     "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
@@ -97,10 +98,11 @@ def test_the_workspace_of_one_call_serves_the_next_and_stays_behind_in_copies() 
     assert torch.equal(other.log_prob(u, theta), first[0])
 
 
+@pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
 @pytest.mark.parametrize("spread", [1.0, 5.0, 30.0])
-def test_mixtures_of_any_width_and_place(spread: float) -> None:
+def test_mixtures_of_any_width_and_place(spread: float, bend: float) -> None:
     """Raw parameters far from where training starts: widths from the floor to many windows, components outside."""
-    family = LogisticMixtureMap(components=6)
+    family = LogisticMixtureMap(components=6, bend=bend)
     generator = torch.Generator().manual_seed(4)
     n = 400
     raw = spread * torch.randn(n, family.n_parameters, generator=generator, dtype=torch.float64)
@@ -110,7 +112,7 @@ def test_mixtures_of_any_width_and_place(spread: float) -> None:
     value = family.log_derivative(u, leaf)
     (gradient,) = torch.autograd.grad(value.sum(), leaf)
     slopes, total = raw.T.contiguous(), torch.zeros(n, dtype=torch.float64)
-    MixtureKernel(6, family.floor, n, raw).add_log_density(u, slopes, total, None, True)
+    MixtureKernel(family, n, raw).add_log_density(u, slopes, total, None, True)
     assert torch.allclose(total, value.detach(), rtol=1e-12, atol=1e-11)
     assert torch.allclose(slopes.T, gradient, rtol=1e-8, atol=1e-10)
 

@@ -17,11 +17,13 @@ from surrogate.cells import cell_centres
 from surrogate.errors import ConfigError
 from surrogate.histogram import HistogramMap
 from surrogate.spline import RationalQuadraticMap
-from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, LogisticMixtureMap, UnivariateMap
+from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, NORMAL_BEND, LogisticMixtureMap, UnivariateMap
 
 MAPS: tuple[UnivariateMap, ...] = (
     LogisticMixtureMap(1),
     LogisticMixtureMap(12),
+    LogisticMixtureMap(1, bend=NORMAL_BEND),
+    LogisticMixtureMap(12, bend=NORMAL_BEND),
     RationalQuadraticMap(1),
     RationalQuadraticMap(9),
     HistogramMap((1,)),
@@ -101,43 +103,56 @@ def test_initial_parameters_are_close_to_the_identity(mapping: UnivariateMap) ->
         assert float(log_slope.abs().max()) < 0.7
 
 
-def mixture_reference(u: float, raw: Tensor, components: int, floor: float) -> tuple[mpmath.mpf, mpmath.mpf]:
+def mixture_reference(u: float, raw: Tensor, mapping: LogisticMixtureMap) -> tuple[mpmath.mpf, mpmath.mpf]:
     """F(u) and ln F'(u) from the definition; 600 digits, as tails down to exp(-600) cancel in it."""
     with mpmath.workdps(600):
-        logits, locations, widths = ([mpmath.mpf(v) for v in part] for part in raw.view(3, components).tolist())
+        logits, locations, widths = ([mpmath.mpf(v) for v in part] for part in raw.view(3, mapping.components).tolist())
+        bend = mpmath.mpf(mapping.bend)
+
+        def bent(x: mpmath.mpf) -> mpmath.mpf:
+            return x * mpmath.sqrt(1 + bend * x * x)
 
         def logistic(x: mpmath.mpf) -> mpmath.mpf:
             return 1 / (1 + mpmath.exp(-x))
+
+        def between(x: mpmath.mpf, y: mpmath.mpf) -> mpmath.mpf:
+            return logistic(-x) - logistic(-y) if x > 0 else logistic(y) - logistic(x)
 
         weights = [mpmath.exp(v) for v in logits]
         cdf, density = mpmath.mpf(0), mpmath.mpf(0)
         for weight, location, width in zip(weights, locations, widths, strict=True):
             m = LOCATION_LOW + (LOCATION_HIGH - LOCATION_LOW) * logistic(location)
-            s = mpmath.mpf(floor) + mpmath.log(1 + mpmath.exp(width))
-            low, high = logistic(-m / s), logistic((1 - m) / s)
-            value = logistic((u - m) / s)
-            cdf += weight / sum(weights) * (value - low) / (high - low)
-            density += weight / sum(weights) * value * (1 - value) / s / (high - low)
+            s = mpmath.mpf(mapping.floor) + mpmath.log(1 + mpmath.exp(width))
+            z = (u - m) / s
+            low, value, high = bent(-m / s), bent(z), bent((1 - m) / s)
+            slope = (1 + 2 * bend * z * z) / mpmath.sqrt(1 + bend * z * z)
+            total = between(low, high)
+            cdf += weight / sum(weights) * between(low, value) / total
+            density += weight / sum(weights) * logistic(value) * logistic(-value) * slope / s / total
         return cdf, mpmath.log(density)
 
 
+@pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
 @pytest.mark.parametrize("width", [-30.0, -4.0, 0.0, 8.0])
 @pytest.mark.parametrize("location", [-30.0, -2.0, 0.3, 30.0])
-def test_mixture_equals_its_definition_at_high_precision(width: float, location: float) -> None:
+def test_mixture_equals_its_definition_at_high_precision(width: float, location: float, bend: float) -> None:
     """Widths from the floor (0.002) to 8 windows; locations from the edge of their range to the other."""
-    mapping = LogisticMixtureMap(3)
+    mapping = LogisticMixtureMap(3, bend=bend)
     raw = torch.tensor([0.3, -1.0, 0.5, location, 0.1, -0.4, width, width, width + 0.5], dtype=torch.float64)
     points = [0.0, 1e-9, 0.013, 0.5, 0.87, 1.0]
     z, log_slope = mapping.forward(torch.tensor(points, dtype=torch.float64), raw.expand(len(points), -1))
     for u, value, slope in zip(points, z.tolist(), log_slope.tolist(), strict=True):
-        reference, log_reference = mixture_reference(u, raw, 3, mapping.floor)
+        reference, log_reference = mixture_reference(u, raw, mapping)
         assert value == pytest.approx(float(reference), rel=1e-10, abs=1e-300)
         assert slope == pytest.approx(float(log_reference), rel=1e-11, abs=1e-11)
 
 
+@pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_second_derivatives_are_finite_at_the_edges_and_for_the_narrowest_widths(dtype: torch.dtype) -> None:
-    mapping = LogisticMixtureMap(4)
+def test_second_derivatives_are_finite_at_the_edges_and_for_the_narrowest_widths(
+    dtype: torch.dtype, bend: float
+) -> None:
+    mapping = LogisticMixtureMap(4, bend=bend)
     for width in (-40.0, -6.0, 0.0, 30.0):
         for u in (0.0, 1e-7, 0.5, 1.0):
             raw = mapping.initial().to(dtype)
@@ -149,8 +164,20 @@ def test_second_derivatives_are_finite_at_the_edges_and_for_the_narrowest_widths
             assert bool(torch.isfinite(gradient).all() and torch.isfinite(second).all()), (width, u)
 
 
-def test_mixture_is_smooth_in_its_parameters() -> None:
-    mapping = LogisticMixtureMap(3)
+def test_bent_components_are_close_to_normal_ones() -> None:
+    mapping = LogisticMixtureMap(1, bend=NORMAL_BEND)
+    raw = torch.tensor([0.0, 0.0, math.log(math.expm1(0.028))], dtype=torch.float64)
+    u = torch.linspace(0, 1, 501, dtype=torch.float64)
+    z, log_slope = mapping.forward(u, raw.expand(len(u), -1))
+    normal = stats.norm(0.5, math.sqrt(8 / math.pi) * 0.03)
+    assert torch.allclose(z, torch.from_numpy(normal.cdf(u)), rtol=0, atol=6e-4)
+    within = (u - 0.5).abs() < 4 * normal.std()
+    assert torch.allclose(log_slope[within], torch.from_numpy(normal.logpdf(u))[within], rtol=0, atol=0.11)
+
+
+@pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
+def test_mixture_is_smooth_in_its_parameters(bend: float) -> None:
+    mapping = LogisticMixtureMap(3, bend=bend)
     raw = draw_raw(mapping, 4, 8, 0.7).requires_grad_(True)
     u = draw_u(4, 9)
     assert torch.autograd.gradcheck(lambda r: mapping.log_derivative(u, r), raw)
@@ -177,8 +204,9 @@ def test_spline_agrees_with_nflows() -> None:
     assert torch.allclose(log_slope, expected_log_slope, atol=1e-10)
 
 
-def test_quantiles_of_one_component_are_exact() -> None:
-    mapping = LogisticMixtureMap(1)
+@pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
+def test_quantiles_of_one_component_are_exact(bend: float) -> None:
+    mapping = LogisticMixtureMap(1, bend=bend)
     v = torch.tensor([0.0, 1e-12, 1e-3, 0.5, 0.999, 1.0], dtype=torch.float64)
     noise = torch.stack([torch.full_like(v, 0.5), v], dim=-1)
     for location in (-20.0, 0.0, 20.0):
