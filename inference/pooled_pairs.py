@@ -72,6 +72,13 @@ def pooled_pairs(
         expansion these are the exact maxima.
     """
     pairs = fit_likelihood_pairs(likelihood, poi, mu, truth, QUICK)
+    return exact_where_needed(pool, likelihood, poi, pairs, truth, examined)
+
+
+def exact_where_needed(
+    pool: EventPool, likelihood: Likelihood, poi: str, pairs: PairBatch, truth: Tensor, examined: Tensor
+) -> ToyFits:
+    """Return what is kept of fits on the expansion of a pool, with the exact densities as :func:`pooled_pairs` says."""
     fits = pairs.record()
     fits = replace(fits, expanded=np.ones_like(fits.expanded))
     held = (pool.covers(pairs.free.values) & pool.covers(pairs.conditional.values)).cpu().numpy()
@@ -83,7 +90,7 @@ def pooled_pairs(
     if len(lost):
         rows = torch.from_numpy(lost).to(pool.device)
         exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
-        again = fit_likelihood_pairs(exact, poi, mu.to(pool.device)[rows], truth).record()
+        again = fit_likelihood_pairs(exact, poi, pairs.mu[rows], truth).record()
         fits = fits.put(lost, replace(again, refits=again.refits + fits.refits[lost] + 1))
     return fits
 

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 ORDER: dict[str, tuple[str, ...]] = {
     "surrogate": (
         "errors",
+        "shipped",
         "atomic",
         "memory",
         "shapes",
@@ -212,6 +213,8 @@ ORDER: dict[str, tuple[str, ...]] = {
         "pool_builder",
         "event_pool_store",
         "pool_choice",
+        "given_events",
+        "sampled_sets",
         "asimov",
         "toy_tables",
         "toy_fits",
