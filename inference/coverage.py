@@ -12,13 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inference.asymptotics import IntervalKind
 from inference.counting import check_level, clopper_pearson
 from inference.critical_values import CriticalCurve
 from inference.data import DataBatch
+from inference.event_pool import EventPool
+from inference.given_events import expanded_data
 from inference.intervals import STATISTIC
 from inference.parameters import ParameterSet
+from inference.pooled_pairs import EXAMINED, pooled_pairs
 from inference.record import Record
 from inference.science_run import ScienceRun, model_hash
 from inference.toy_fits import ToyFits, fit_pairs, join
@@ -82,10 +86,16 @@ def critical_at(critical: float | CriticalCurve, mu: float) -> float:
     return float(critical(torch.tensor(mu, dtype=torch.float64))) if callable(critical) else float(critical)
 
 
-def _portions(batch: DataBatch) -> Iterator[DataBatch]:
-    """Yield a batch in portions of at most :data:`CHUNK` data sets."""
-    for rows in torch.arange(len(batch)).split(CHUNK):
+def _portions(batch: DataBatch, size: int = CHUNK) -> Iterator[DataBatch]:
+    """Yield a batch in portions of at most so many data sets."""
+    for rows in torch.arange(len(batch)).split(size):
         yield batch.take(rows)
+
+
+def _expanded_fits(pool: EventPool, data: DataBatch, poi: str, held: Tensor, start: Tensor) -> ToyFits:
+    """Fit data sets with densities in the functions of a pool, and with the exact ones where these are not enough."""
+    examined = torch.arange(len(data)) % (EXAMINED if pool.exact_enough else 1) == 0
+    return pooled_pairs(pool, expanded_data(pool, data), poi, held, start, examined)
 
 
 def _point(
@@ -161,6 +171,7 @@ def coverage_of_data(
     cl: float = 0.9,
     kind: IntervalKind = "central",
     origin: str = "data sets",
+    pool: EventPool | None = None,
 ) -> CoveragePoint:
     """Return the coverage over data sets that were made elsewhere, such as by a simulator.
 
@@ -180,6 +191,8 @@ def coverage_of_data(
         Of the intervals.
     origin
         What to call the data.
+    pool
+        In whose functions of the nuisances the densities of the events are expanded; exact densities if None.
 
     Raises
     ------
@@ -192,6 +205,10 @@ def coverage_of_data(
         raise DataError("coverage: at least one data set is needed")
     start = parameters.vector(truth)
     held = torch.tensor(truth[poi], dtype=torch.float64)
-    parts = [fit_pairs(parameters, runs, portion, poi, held, start) for batch in data for portion in _portions(batch)]
+    if pool is None:
+        parts = [fit_pairs(parameters, runs, some, poi, held, start) for batch in data for some in _portions(batch)]
+    else:
+        pool.require(parameters, runs)
+        parts = [_expanded_fits(pool, some, poi, held, start) for b in data for some in _portions(b, pool.portion)]
     full = parameters.mapping(start)
     return _point(join(parts), full, poi, critical, cl, kind, origin, None, model_hash(parameters, runs))

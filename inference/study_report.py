@@ -255,7 +255,8 @@ def coverage_of_files(
     truth
         The parameters at which they were made; nominal where not given. ``poi`` is needed.
     settings
-        Its seed throws the ancillary centres of data sets that bring none, at the truth.
+        Its seed throws the ancillary centres of data sets that bring none, at the truth; its pools say in which
+        functions densities are expanded, where there are enough data sets for that to pay.
     critical
         Critical value or critical values from toys; asymptotic if None.
     kind, cl
@@ -277,8 +278,9 @@ def coverage_of_files(
     level = analysis.confidence_level if cl is None else cl
     threshold = critical_value(level, kind) if critical is None else critical
     origin = ", ".join(file.name for file in files)
+    pool = replace(settings, n_toys=len(batch)).pool(analysis, values[:1])
     return coverage_of_data(
-        analysis.parameters, analysis.runs, [batch], poi, dict(truth), threshold, level, kind, origin
+        analysis.parameters, analysis.runs, [batch], poi, dict(truth), threshold, level, kind, origin, pool
     )
 
 
