@@ -14,12 +14,14 @@ import pytest
 import torch
 import yaml
 from pydantic import ValidationError
+from source_cases import theta_points
 from training_cases import SIMULATION, config, event_file
 
 import xeflow
 from surrogate.checkpoint import load_checkpoint, read_record, save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import CheckpointError, ConfigError
+from surrogate.flow_source import FlowSource
 from training.fit import STATE_FILE
 from training.jobs import member_job, sharing_of, training_jobs
 from training.settings import TrainConfig
@@ -131,6 +133,30 @@ def test_another_bootstrap_does_not_continue_the_members(folder, whole):
     plain = settings.model_copy(update={"ensemble": settings.ensemble.model_copy(update={"bootstrap": "none"})})
     with pytest.raises(ConfigError, match="another split; start afresh with --restart"):
         train(plain, shown=False)
+
+
+def test_an_ensemble_is_distilled_into_one_flow(folder, whole):
+    settings, record = whole
+    block = settings.ensemble.model_copy(update={"distil": 300})
+    distilled = settings.model_copy(update={"ensemble": block, "checkpoint": str(folder / "distilled")})
+    again = train(distilled, shown=False)
+    assert again.members == record.members  # none was trained again
+    assert again.distilled is not None
+    assert again.steps == 180 + 300
+    assert again.held_out_nll == again.distilled.held_out_nll
+    mean, flow = load_checkpoint(Path(settings.checkpoint)), load_checkpoint(folder / "distilled")
+    assert isinstance(mean, EnsembleSource)
+    assert isinstance(flow, FlowSource)
+    generator = torch.Generator().manual_seed(2)
+    theta = theta_points(mean.nuisances, 3000)
+    x = mean.sample(3000, theta, generator)
+    error = [float((source.log_prob(x, theta) - mean.log_prob(x, theta)).std()) for source in (flow, *mean.members)]
+    assert error[0] < 0.5 * min(error[1:])
+    other = distilled.model_copy(update={"ensemble": block.model_copy(update={"members": 2})})
+    with pytest.raises(ConfigError, match="another teachers; start afresh"):
+        train(other, shown=False)
+    with pytest.raises(ValidationError, match="nothing to distil from one member"):
+        config(folder, ensemble={"distil": 10})
 
 
 def test_members_of_fresh_events_share_none(tmp_path, monkeypatch):

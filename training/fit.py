@@ -6,7 +6,7 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def fit_flow(
     supply: Supply,
     fingerprint: Mapping[str, Any],
     shown: bool = True,
+    teachers: Sequence[ConditionalFlow] = (),
 ) -> FittedFlow:
     """Fit a flow to events, from the start or from where an earlier call was stopped.
 
@@ -81,6 +82,8 @@ def fit_flow(
         What must not have changed for a training to be continued, by name.
     shown
         Whether to show progress.
+    teachers
+        Flows whose mean density is learned instead of the density of the events.
 
     Raises
     ------
@@ -92,7 +95,7 @@ def fit_flow(
         If interrupted; the last state stays.
     """
     data = EventDataModule(events, supply, config)
-    module = FlowModule(flow, config.optimiser, data.total_steps, data.mean_weight)
+    module = FlowModule(flow, config.optimiser, data.total_steps, data.mean_weight, teachers)
     path = config.run_directory / STATE_FILE
     history = History()
     if path.exists():

@@ -72,6 +72,12 @@ def member_job(config: TrainConfig, member: int) -> TrainingJob:
     return jobs[member]
 
 
+def distillation_job(config: TrainConfig) -> TrainingJob:
+    """Return the training that makes one flow of the members of an ensemble; it holds out what member 0 does."""
+    optimiser = config.optimiser.model_copy(update={"steps": config.ensemble.distil})
+    return TrainingJob(config.model_copy(update={"optimiser": optimiser, "ensemble": EnsembleConfig()}), _whole(config))
+
+
 def sharing_of(config: TrainConfig) -> Sharing:
     """Return what the events of an ensemble's members have in common."""
     if config.data.fresh:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +37,10 @@ class FlowModule(LightningModule):
         Length of the training, which the schedule needs.
     mean_weight
         Mean weight <w> of the events.
+    teachers
+        Frozen flows p_k. If there are any, their mean density is learned at the places of the events instead of the
+        density of the events: the loss is sum_i w_i [ln p(u_i | theta_i) - ln mean_k p_k(u_i | theta_i)]^2 / (B <w>),
+        which has no noise from the number of events.
 
     Attributes
     ----------
@@ -44,13 +50,21 @@ class FlowModule(LightningModule):
         Copy of ``averaged`` at its lowest held-out NLL so far.
     """
 
-    def __init__(self, flow: ConditionalFlow, optimiser: OptimiserConfig, total_steps: int, mean_weight: float) -> None:
+    def __init__(
+        self,
+        flow: ConditionalFlow,
+        optimiser: OptimiserConfig,
+        total_steps: int,
+        mean_weight: float,
+        teachers: Sequence[ConditionalFlow] = (),
+    ) -> None:
         super().__init__()
         self.flow = flow
         self.averaged = AveragedModule(flow, optimiser.ema_decay)
         self.best = copy.deepcopy(flow).requires_grad_(False)
         self._optimiser, self._total_steps, self._mean_weight = optimiser, total_steps, mean_weight
         self._train_sum, self._train_steps = torch.zeros((), dtype=torch.float64), 0
+        self._teachers = tuple(teachers)  # in a tuple they are no part of the state
         self._held_out_sums: list[Tensor] = []
         self.train_nll, self.held_out_nll, self.held_out_error = float("nan"), float("nan"), float("nan")
 
@@ -69,19 +83,30 @@ class FlowModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Begin a new mean of the training NLL."""
+        for teacher in self._teachers:
+            teacher.to(self.device)
         self._train_sum, self._train_steps = torch.zeros((), dtype=torch.float64, device=self.device), 0
 
     def training_step(self, batch: UnitEvents, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        loss = -(batch.weight * self.flow.log_prob_unit(batch.u, batch.theta)).mean() / self._mean_weight
-        if not bool(torch.isfinite(loss)):
+        log_p = self.flow.log_prob_unit(batch.u, batch.theta)
+        nll = -(batch.weight * log_p).mean() / self._mean_weight
+        if not bool(torch.isfinite(nll)):
             raise XeflowError(
-                f"training diverged: the loss of step {self.global_step} is {loss.item()}; "
+                f"training diverged: the loss of step {self.global_step} is {nll.item()}; "
                 "lower optimiser.learning_rate or optimiser.gradient_clip, or look at the events"
             )
-        self._train_sum += loss.detach()
+        self._train_sum += nll.detach()
         self._train_steps += 1
-        return loss
+        if not self._teachers:
+            return nll
+        return (batch.weight * (log_p - self._taught(batch)).square()).mean() / self._mean_weight
+
+    @torch.no_grad()
+    def _taught(self, batch: UnitEvents) -> Tensor:
+        """Return ln of the mean density (B,) of the teachers."""
+        log_p = torch.stack([teacher.log_prob_unit(batch.u, batch.theta) for teacher in self._teachers])
+        return torch.logsumexp(log_p, dim=0) - math.log(len(self._teachers))
 
     def on_train_batch_end(self, outputs: Any, batch: UnitEvents, batch_idx: int) -> None:
         """Move the averaged weights."""

@@ -221,15 +221,21 @@ class EnsembleConfig(_Block):
     bootstrap
         ``poisson``: each member sees every event of the files a Poisson number of times of mean 1, so that their
         spread holds what the finite number of events leaves open; ``none``: once.
+    distil
+        Steps of one more training, whose target is the mean density of the members: the surrogate is then that one
+        flow, and costs what one costs. None: it is the ensemble.
     """
 
     members: int = Field(default=1, gt=0, le=100)
     bootstrap: Literal["none", "poisson"] = "none"
+    distil: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _several_to_resample(self) -> EnsembleConfig:
         if self.bootstrap != "none" and self.members == 1:
             raise ValueError("a bootstrap needs several members; raise members, or leave it out")
+        if self.distil is not None and self.members == 1:
+            raise ValueError("there is nothing to distil from one member; raise members, or leave distil out")
         return self
 
 

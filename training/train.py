@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
@@ -20,7 +21,7 @@ from surrogate.nuisance import NuisanceSpace
 from surrogate.ray_acceptance import KeptEvents, fit_ray_acceptance
 from training.event_set import BlockCounts, EventSet
 from training.fit import FittedFlow, fit_flow
-from training.jobs import TrainingJob, member_job, sharing_of, training_jobs
+from training.jobs import TrainingJob, distillation_job, member_job, sharing_of, training_jobs
 from training.plots import plot_training, save_figure
 from training.prepare import prepare_events, simulation_plan
 from training.settings import AcceptanceConfig, TrainConfig
@@ -65,15 +66,18 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     jobs = training_jobs(config)
     with torch_threads(config.threads), EventSet.open(paths) as events:
         trained = [_train_flow(job, events, folder, shown) for job in jobs]
+        distilled = _distilled(config, trained, events, folder, shown) if config.ensemble.distil else None
+        final = [distilled] if distilled else trained
         rate, data_hash, origin = events.generated_rate, events.content_hash(), dict(events.metadata)
-        acceptances = _acceptances(config, events, trained)
+        acceptances = _acceptances(config, events, final)
     flows = [
         FlowSource(each.fitted.flow, acceptance, rate, dtype=torch.float32)
-        for each, acceptance in zip(trained, acceptances, strict=True)
+        for each, acceptance in zip(final, acceptances, strict=True)
     ]
     source = flows[0] if len(flows) == 1 else EnsembleSource(tuple(flows), sharing_of(config))
     members = [each.record for each in trained]
-    record = TrainRecord.of(config.name, config.checkpoint, members, acceptances[0], config.data.fresh)
+    one = distilled.record if distilled else None
+    record = TrainRecord.of(config.name, config.checkpoint, members, one, acceptances[0], config.data.fresh)
     metadata = {
         "name": config.name,
         "data_hash": data_hash,
@@ -123,16 +127,37 @@ class _TrainedFlow:
     record: FlowRecord
 
 
-def _train_flow(job: TrainingJob, events: EventSet, folder: Path, shown: bool) -> _TrainedFlow:
-    """Train one flow, or read what an earlier call left."""
-    config = job.config
+def _train_flow(
+    job: TrainingJob, events: EventSet, folder: Path, shown: bool, teachers: Sequence[ConditionalFlow] = ()
+) -> _TrainedFlow:
+    """Train one flow, or read what an earlier call left; on the mean of teachers, it starts from the first."""
+    config, fingerprint = job.config, job.fingerprint(events.content_hash())
     flow = ConditionalFlow(config.flow.build(events.observables, events.nuisances), seed=config.seed)
+    if teachers:
+        flow.load_state_dict(teachers[0].state_dict())
+        fingerprint["teachers"] = _weights_hash(teachers)
     supply = _supply(job, events, folder)
     supply.counts()  # refuses events without counts before hours are spent on them
-    fitted = fit_flow(config, flow, events, supply, job.fingerprint(events.content_hash()), shown)
+    fitted = fit_flow(config, flow, events, supply, fingerprint, shown, teachers)
     if fitted.primary:
         save_figure(plot_training(fitted.history, config.name), config.run_directory / "training.png")
     return _TrainedFlow(fitted, supply.counts(), FlowRecord.of(config.name, config.seed, fitted))
+
+
+def _distilled(
+    config: TrainConfig, members: Sequence[_TrainedFlow], events: EventSet, folder: Path, shown: bool
+) -> _TrainedFlow:
+    """Make one flow of the members of an ensemble."""
+    return _train_flow(distillation_job(config), events, folder, shown, [each.fitted.flow for each in members])
+
+
+def _weights_hash(flows: Sequence[ConditionalFlow]) -> str:
+    """Return the SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for flow in flows:
+        for weight in flow.state_dict().values():
+            digest.update(weight.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _supply(job: TrainingJob, events: EventSet, folder: Path) -> Supply:

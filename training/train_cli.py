@@ -54,7 +54,8 @@ def train(
     result: TrainRecord | FlowRecord
     if member is None:
         result = run_training(settings, config.parent, restart)
-        tables = [_source_table(result), _flow_table(result.members)]
+        distilled = [result.distilled] if result.distilled else []
+        tables = [_source_table(result), _flow_table([*result.members, *distilled])]
     else:
         result = train_member(settings, member, config.parent, restart)
         tables = [_flow_table([result])]

@@ -83,6 +83,9 @@ class TrainRecord:
         Degree and goodness of fit of mu(theta), of the first member where each has its own.
     members
         Their trainings.
+    distilled
+        The training that made one flow of them, if there is one; it is then its held-out NLL that is stated above,
+        of events that some members have seen.
     """
 
     name: str
@@ -96,26 +99,35 @@ class TrainRecord:
     acceptance_chi2: float
     acceptance_n_dof: int
     members: tuple[FlowRecord, ...]
+    distilled: FlowRecord | None = None
 
     @classmethod
     def of(
-        cls, name: str, checkpoint: str, members: Sequence[FlowRecord], acceptance: AcceptanceModel, one_sample: bool
+        cls,
+        name: str,
+        checkpoint: str,
+        members: Sequence[FlowRecord],
+        distilled: FlowRecord | None,
+        acceptance: AcceptanceModel,
+        one_sample: bool,
     ) -> TrainRecord:
         """Return the record of a source; ``one_sample`` tells that all members hold out the same events."""
-        squares = [member.held_out_error**2 for member in members]
-        variance = math.fsum(squares) / len(members) ** (1 if one_sample else 2)
+        final = [distilled] if distilled else members
+        every = [*members, distilled] if distilled else members
+        variance = math.fsum(each.held_out_error**2 for each in final) / len(final) ** (1 if one_sample else 2)
         return cls(
             name,
             checkpoint,
-            sum(member.steps for member in members),
-            math.fsum(member.cpu_seconds for member in members),
-            math.fsum(member.held_out_nll for member in members) / len(members),
+            sum(each.steps for each in every),
+            math.fsum(each.cpu_seconds for each in every),
+            math.fsum(each.held_out_nll for each in final) / len(final),
             math.sqrt(variance),
             acceptance.n_accepted,
             acceptance.basis.degree,
             acceptance.chi2,
             acceptance.n_dof,
             tuple(members),
+            distilled,
         )
 
     def to_dict(self) -> dict[str, Any]:
