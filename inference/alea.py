@@ -22,6 +22,7 @@ from inference.conversion import Conversion, Note, Rule, apply_rules, only, tech
 from inference.expressions import parse_numbers
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.response import OUTSIDE
+from surrogate.shipped import config_path
 
 Ptype = Literal["rate", "shape", "index", "efficiency", "livetime", "needs_reinit"]
 
@@ -251,7 +252,7 @@ def read_alea(path: str | Path, nominal_values: Mapping[str, float] | None = Non
     Parameters
     ----------
     path
-        The YAML file.
+        The YAML file, or the name of a shipped one.
     nominal_values
         Other nominal values than those of the file; parameters conditioned on them follow.
 
@@ -260,7 +261,7 @@ def read_alea(path: str | Path, nominal_values: Mapping[str, float] | None = Non
     ConfigError
         Naming the file, the place in it and, for unknown keys and parameters, the nearest known name.
     """
-    path = Path(path)
+    path = config_path("models", path)
     raw = copy.deepcopy(read_yaml(path))
     where = path.name
     definitions = _section(raw, "parameter_definition", dict, where)

@@ -10,13 +10,14 @@ import torch
 import yaml
 
 from surrogate.errors import ConfigError, DataError, RangeError
+from surrogate.shipped import SHIPPED_CONFIGS
 from training.simulation_plan import simulate_batch
 from training.simulator.accidentals import AccidentalSource
 from training.simulator.sources import RecoilSource
 from training.simulator.wall import WallSource
-from training.simulator_config import SHIPPED_DETECTORS, read_simulation, standard_plan
+from training.simulator_config import read_simulation, standard_plan
 
-SIMULATIONS = sorted((SHIPPED_DETECTORS.parent / "simulate").glob("*.yaml"))
+SIMULATIONS = sorted((SHIPPED_CONFIGS / "simulate").glob("*.yaml"))
 FLAT = {"kind": "flat", "low": 1, "high": 10, "rate_per_kev": 3}
 
 

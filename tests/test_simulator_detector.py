@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from surrogate.errors import ConfigError
+from surrogate.shipped import SHIPPED_CONFIGS
 from training.simulator.detector import Detector, EfficiencyCurve
 from training.simulator.signals import coincidence_probability, extracted_electrons, s1_area, s1_finding_table, s2_area
 from training.simulator.spaces import SPACES, observable_space
-from training.simulator_config import SHIPPED_DETECTORS, read_detector
+from training.simulator_config import read_detector
 
-NAMES = sorted(path.stem for path in SHIPPED_DETECTORS.glob("*.yaml"))
+NAMES = sorted(path.stem for path in (SHIPPED_CONFIGS / "detectors").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_unknown_names(detector: Detector) -> None:
 
 
 def write(tmp_path: Path, old: str, new: str) -> Path:
-    text = (SHIPPED_DETECTORS / "lz_like.yaml").read_text()
+    text = (SHIPPED_CONFIGS / "detectors" / "lz_like.yaml").read_text()
     assert old in text
     path = tmp_path / "detector.yaml"
     path.write_text(text.replace(old, new))

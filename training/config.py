@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from surrogate.errors import ConfigError, unknown_name
+from surrogate.shipped import config_path
 from training.settings import TrainConfig
 
 
@@ -23,7 +24,7 @@ def load_config(path: Path, overrides: Mapping[str, str] | None = None) -> Train
     Parameters
     ----------
     path
-        YAML file.
+        YAML file, or the name of a shipped one.
     overrides
         Dotted key -> value as YAML text, such as ``{"optimiser.passes": "5"}``; each replaces what the file says.
 
@@ -32,6 +33,7 @@ def load_config(path: Path, overrides: Mapping[str, str] | None = None) -> Train
     ConfigError
         If the file cannot be read, a key is unknown or doubled, or a value is not allowed.
     """
+    path = config_path("train", path)
     try:
         text = path.read_text()
     except OSError as error:

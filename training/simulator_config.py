@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from surrogate.block import Block
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.nuisance import NuisanceSpace
+from surrogate.shipped import config_path
 from training.blocks import read_yaml, validation_message
 from training.simulation_plan import SimulationPlan
 from training.simulator.catalogue import standard_source
@@ -21,8 +22,6 @@ from training.simulator.detector import Detector, EfficiencyCurve, Selection
 from training.simulator.spaces import observable_space
 from training.simulator.theta import training_nuisances
 from training.source_config import SourceBlock
-
-SHIPPED_DETECTORS = Path(__file__).resolve().parents[1] / "configs" / "detectors"
 
 
 def _check_fields(record: type, data: object, where: str) -> None:
@@ -41,12 +40,7 @@ def read_detector(name: str | Path) -> Detector:
     ConfigError
         If there is no such file, a key is unknown or missing, or a value is not possible.
     """
-    path = Path(name)
-    if not path.suffix:
-        path = SHIPPED_DETECTORS / f"{name}.yaml"
-        shipped = sorted(p.stem for p in SHIPPED_DETECTORS.glob("*.yaml"))
-        if not path.exists():
-            raise ConfigError(unknown_name("detector", str(name), shipped))
+    path = config_path("detectors", name)
     data = read_yaml(path)
     _check_fields(Detector, data, str(path))
     selection = data.get("selection")
@@ -130,13 +124,14 @@ def _nuisances(
 
 
 def read_simulation(path: Path) -> SimulationPlan:
-    """Read one simulation from a YAML file.
+    """Read one simulation from a YAML file, given by its path or by the name of a shipped one.
 
     Raises
     ------
     ConfigError
         If a key is unknown or missing, a value is not possible, or a file it names is not there.
     """
+    path = config_path("simulate", path)
     try:
         return SimulationFile.model_validate(read_yaml(path)).build(path.parent)
     except ValidationError as error:
