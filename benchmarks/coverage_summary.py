@@ -201,7 +201,7 @@ def plot(found: Sequence[PointSummary], path: Path) -> Path:
     _draw_coverage(left, found)
     p = np.concatenate([s.p_values for s in found])
     count = len(p) / BINS
-    middle.hist(p, BINS, (0.0, 1.0), color=COLOURS[1])
+    middle.hist(p, BINS, range=(0.0, 1.0), color=COLOURS[1])
     middle.axhspan(count - np.sqrt(count), count + np.sqrt(count), color=COLOURS[7], alpha=0.4, lw=0)
     middle.set(xlabel="p-value of the true signal", ylabel="data sets, all points", xlim=(0, 1))
     middle.set_ylim(0, 1.4 * count)
