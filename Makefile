@@ -17,7 +17,7 @@ export PIP_NO_INPUT := 1
 export OMP_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
-.PHONY: help demo test test-slow lint format benchmarks peers clean
+.PHONY: help demo test test-slow lint format benchmarks coverage peers clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +52,9 @@ benchmarks: $(USER_STAMP)  ## Run all benchmarks, with peers where there are any
 	-$(BIN)/python benchmarks/simulator.py
 	-$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/compare.py
+
+coverage: $(USER_STAMP)  ## Measure coverage of the shipped search over data sets of the simulator; 25 minutes, resumable.
+	PYTHONPATH=. $(BIN)/python benchmarks/simulator_coverage.py --figure docs/figures/simulator_coverage.png
 
 peers:  ## Install alea and flamedisx in environments of their own, for the benchmarks.
 	for peer in alea flamedisx; do \
