@@ -23,8 +23,8 @@ from training.validation_sample import FreshSample
 
 logger = logging.getLogger(__name__)
 
-GENERATED_LIMIT = 400_000_000
-"""Generated events after which a simulation for a validation ends, however few are accepted."""
+GENERATED_PER_EVENT = 1000
+"""Generated events, per event asked for, after which a simulation ends however few are accepted."""
 
 
 def validate_checkpoint(
@@ -83,7 +83,7 @@ def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) 
         rate = record["members"][0]["generated_rate"]
         return FreshSample(*drawn_events(TemplateDraw.model_validate(templates), n_events, seed, rate))
     if not events:
-        return FreshSample.simulate(fresh_plan(checkpoint, seed), n_events)
+        return FreshSample.simulate(fresh_plan(checkpoint, seed, GENERATED_PER_EVENT * n_events), n_events)
     with EventSet.open(list(events)) as opened:
         for what, key in ((opened.observables, "observables"), (opened.nuisances, "nuisances")):
             if what.to_dict() != record[key]:
@@ -93,8 +93,8 @@ def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) 
         return FreshSample.read(opened, n_events)
 
 
-def fresh_plan(checkpoint: Path, seed: int) -> SimulationPlan:
-    """Return the simulation that a surrogate was trained on, with another seed and as long as it takes.
+def fresh_plan(checkpoint: Path, seed: int, n_generated: int) -> SimulationPlan:
+    """Return the simulation that a surrogate was trained on, with another seed and length.
 
     Raises
     ------
@@ -110,4 +110,4 @@ def fresh_plan(checkpoint: Path, seed: int) -> SimulationPlan:
     if block["seed"] == seed:
         raise ConfigError(f"seed = {seed} is that of the training; choose another")
     plan = SimulationFile.model_validate(block).build(Path())
-    return dataclasses.replace(plan, seed=seed, n_generated=GENERATED_LIMIT)
+    return dataclasses.replace(plan, seed=seed, n_generated=n_generated)
