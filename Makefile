@@ -54,7 +54,7 @@ benchmarks: $(USER_STAMP)  ## Run all benchmarks, with peers where there are any
 	$(BIN)/python benchmarks/compare.py
 
 coverage: $(USER_STAMP)  ## Measure coverage of the shipped search over data sets of the simulator; 25 minutes, resumable.
-	PYTHONPATH=. $(BIN)/python benchmarks/simulator_coverage.py --figure docs/figures/simulator_coverage.png
+	$(BIN)/python benchmarks/simulator_coverage.py --figure docs/figures/simulator_coverage.png
 
 peers:  ## Install alea and flamedisx in environments of their own, for the benchmarks.
 	for peer in alea flamedisx; do \
