@@ -79,8 +79,17 @@ class CrossingFinder:
         self.fixed = dict(fixed or {})
         self.options = options
 
-    def find(self, best: FitBatch, sign: Tensor, bound: Tensor) -> Crossings:
+    def find(self, best: FitBatch, sign: Tensor, bound: Tensor, near: Crossings | None = None) -> Crossings:
         """Search from best fits (Q rows) upwards (sign +1) or downwards (-1), up to ``bound`` (Q,).
+
+        Parameters
+        ----------
+        best
+            Free fits.
+        sign, bound
+            Direction, and where the search ends.
+        near
+            Crossings found before, with free fits or densities that were slightly different.
 
         Returns
         -------
@@ -95,10 +104,17 @@ class CrossingFinder:
         result.status[~usable] = int(CrossingStatus.FAILED)
         result.critical = _critical(self.critical, mu_hat)
         search = take_rows(self._start(best, mu_hat, sign, bound), usable & ~at_bound)
+        mu, start = self._look(search)
+        if near is not None:
+            near = near.take(search.index)
+            known = (near.status == int(CrossingStatus.FOUND)) & search.within(near.value)
+            mu = torch.where(known, near.value, mu)
+            start = torch.where(known.unsqueeze(-1), near.conditional.values, start)
         for _ in range(MOST_FITS):
+            search = self._step(search, mu, start, result)
             if not len(search.index):
                 break
-            search = self._step(search, result)
+            mu, start = self._look(search)
         result.status[search.index] = int(CrossingStatus.FAILED)
         return result.crossings()
 
@@ -123,15 +139,31 @@ class CrossingFinder:
         slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size)
         return Anchor(mu, excess, slope, -2 * tangent.curvature, fits.values, tangent.direction)
 
-    def _step(self, s: Search, result: CrossingCollector) -> Search:
-        """Make one conditional fit for every search; write down and drop those that end."""
-        mu, start = s.next()
+    def _look(self, s: Search) -> tuple[Tensor, Tensor]:
+        """Return where to look next (A,), and where the fits start (A, P): on the tangent that leads higher.
+
+        The inner end of a bracket is connected to the best fit; the outer one may be another, lower maximum.
+        """
+        likelihood, mu = self.likelihood, s.next()
+        start, outer = (
+            torch.minimum(torch.maximum(end.follow(mu, likelihood.lower >= 0), likelihood.lower), likelihood.upper)
+            for end in (s.inner, s.outer)
+        )
+        rows = (s.bracketed & ~s.suspicious).nonzero().flatten()
+        if len(rows):
+            both, data = torch.cat([start[rows], outer[rows]]), s.best.rows[rows].repeat(2)
+            inner_height, outer_height = likelihood.log_likelihood(both, data).chunk(2)
+            rows = rows[outer_height > inner_height]
+        return mu, start.index_put((rows,), outer[rows])
+
+    def _step(self, s: Search, mu: Tensor, start: Tensor, result: CrossingCollector) -> Search:
+        """Make one conditional fit for every search at mu (A,) from (A, P); write down and drop those that end."""
         open_ended = ~torch.isfinite(mu)
         if bool(open_ended.any()):
             result.end(s.index, open_ended, CrossingStatus.NO_CROSSING)
             s, mu, start = take_rows(s, ~open_ended), mu[~open_ended], start[~open_ended]
-            if not len(mu):
-                return s
+        if not len(mu):
+            return s
         fits = self._fit(s, mu, start)
         t = 2 * (s.best.log_likelihood - fits.log_likelihood)
         c = _critical(self.critical, mu)

@@ -13,10 +13,11 @@ from inference.rows import put_rows, take_rows
 #: Largest first step, in standard deviations that the parameter would have alone: where it is all but degenerate with
 #: others the parabola at the best fit reaches nowhere.
 FIRST_STEP = 30.0
-#: Largest outward step, in distances from the best fit; it doubles with every further step.
+#: Largest outward step, in distances from the best fit; it doubles with every further step. And the first step where
+#: the best fit has no parabola at all, in the same standard deviations.
 EXPANSION = 3.0
-#: Ratio of the ends of a bracket above which it is halved in the logarithm, by at most so much, and so much to zero.
-WIDE, DECADES, ORDERS_TO_ZERO = 10.0, 1e-3, 0.1
+#: Ratio of the ends of a bracket above which it is halved in the logarithm, and by how much at most.
+WIDE, DECADES = 10.0, 1e-2
 #: Halvings of a bracket after which fits are made from several starts.
 HALVINGS = 4
 
@@ -42,9 +43,27 @@ class Anchor:
         inside = outward.square() - 2 * self.curvature * self.excess
         return sign * (-2 * self.excess / (outward + inside.sqrt()))
 
-    def follow(self, mu: Tensor) -> Tensor:
-        """Return the parameters (A, P) at another mu, along the tangent."""
-        return self.values + (mu - self.mu).unsqueeze(-1) * self.direction
+    def target(self, sign: Tensor) -> Tensor:
+        """Return the mu (A,) at the root of the parabola; NaN or infinite where it has none.
+
+        Towards zero it is a parabola in ln mu: events fix the logarithm of a rate that falls, t rises by -2n ln mu.
+        """
+        logarithmic = replace(
+            self, slope=self.mu * self.slope, curvature=self.mu * (self.slope + self.mu * self.curvature)
+        )
+        factor = logarithmic.root(-torch.ones_like(sign)).exp().clamp(DECADES, 1 / DECADES)
+        return torch.where(sign * self.mu < 0, self.mu * factor, self.mu + self.root(sign))
+
+    def follow(self, mu: Tensor, positive: Tensor) -> Tensor:
+        """Return the parameters (A, P) at another mu, along the tangent.
+
+        ``positive`` ones (P,) that fall do so as powers of mu: an efficiency of which only the product with mu is known
+        falls as 1 / mu, and would soon be zero on a straight line.
+        """
+        straight = self.values + (mu - self.mu).unsqueeze(-1) * self.direction
+        ratio, power = (mu / self.mu).unsqueeze(-1), self.mu.unsqueeze(-1) * self.direction / self.values
+        falls = positive & (straight < self.values) & (self.values > 0) & (ratio > 0) & torch.isfinite(ratio)
+        return torch.where(falls, self.values * ratio**power, straight)
 
 
 @dataclass(frozen=True)
@@ -78,39 +97,42 @@ class Search:
         return self.bracketed & (self.halvings == HALVINGS)
 
     @property
+    def wide(self) -> Tensor:
+        """Whether the ends of a bracket differ by orders of magnitude (A,)."""
+        near, far = self._ends()
+        return self.bracketed & (self.inner.mu * self.outer.mu >= 0) & (far > WIDE * near)
+
+    @property
     def middle(self) -> Tensor:
-        """Middle of the bracket (A,), of the logarithms where its ends differ by orders of magnitude."""
-        inner, outer = self.inner.mu, self.outer.mu
-        near, far = torch.minimum(inner.abs(), outer.abs()), torch.maximum(inner.abs(), outer.abs())
-        least = torch.where(near > 0, DECADES**2, ORDERS_TO_ZERO**2) * far
-        geometric = torch.sign(inner + outer) * (torch.maximum(near, least) * far).sqrt()
-        wide = (inner * outer >= 0) & (far > WIDE * near) & torch.isfinite(far)
-        return torch.where(wide, geometric, 0.5 * (inner + outer))
+        """Middle of the bracket (A,), of the logarithms where it is wide."""
+        near, far = self._ends()
+        total = self.inner.mu + self.outer.mu
+        geometric = torch.sign(total) * (torch.maximum(near, DECADES**2 * far) * far).sqrt()
+        return torch.where(self.wide, geometric, 0.5 * total)
 
     @property
     def close(self) -> Tensor:
         """Whether t has come near the critical value on the inner side (A,)."""
         return self.inner.excess.abs() <= 0.1 * self.critical
 
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Return the distances (A,) of the ends of the bracket from zero, the smaller one first."""
+        inner, outer = self.inner.mu.abs(), self.outer.mu.abs()
+        return torch.minimum(inner, outer), torch.maximum(inner, outer)
+
     def within(self, mu: Tensor) -> Tensor:
         """Return whether mu (A,) lies strictly between inner and outer; false for NaN."""
         return (self.sign * (mu - self.inner.mu) > 0) & (self.sign * (mu - self.outer.mu) < 0)
 
-    def next(self) -> tuple[Tensor, Tensor]:
-        """Return the next mu (A,) and where its fit starts (A, P)."""
-        outwards = self._outwards()
-        from_inner = self.inner.mu + self.inner.root(self.sign)
-        from_outer = self.outer.mu + self.outer.root(self.sign)
+    def next(self) -> Tensor:
+        """Return where to look next (A,)."""
+        from_inner, from_outer = self.inner.target(self.sign), self.outer.target(self.sign)
         good_inner, good_outer = self.within(from_inner), self.within(from_outer)
         use_outer = good_outer & (~good_inner | (self.outer.excess.abs() < self.inner.excess.abs()))
         between = torch.where(use_outer, from_outer, torch.where(good_inner, from_inner, self.middle))
         between = torch.where(self.suspicious, self.outer.mu, between)
-        use_outer = use_outer & ~self.suspicious
-        mu = torch.where(self.bracketed, between, outwards)
-        mu = torch.where(self.sign * (mu - self.bound) >= 0, self.bound, mu)
-        # The inner branch of the profile is connected to the best fit; the outer one may be another, lower maximum.
-        start = torch.where(use_outer.unsqueeze(-1), self.outer.follow(mu), self.inner.follow(mu))
-        return mu, start
+        mu = torch.where(self.bracketed, between, self._outwards())
+        return torch.where(self.sign * (mu - self.bound) >= 0, self.bound, mu)
 
     def _outwards(self) -> Tensor:
         """Return the next mu without a bracket: the root of the parabola, within a reach that grows; else the bound."""
@@ -123,9 +145,10 @@ class Search:
         doubled = self.inner.mu + self.sign * distance
         lags = (self.expansions >= 2) & ~self.close & (self.sign * (target - doubled) < 0)
         moved = distance > 0
+        blind = EXPANSION / FIRST_STEP * self.first
         target = torch.where(moved & far, reach, torch.where(moved & lags, doubled, target))
-        start = self.mu_hat + self.sign * torch.minimum((target - self.mu_hat).abs(), self.first)
-        return torch.where(moved, target, torch.where(ahead, start, self.bound))
+        first = torch.where(ahead, torch.minimum((target - self.mu_hat).abs(), self.first), blind)
+        return torch.where(moved, target, self.mu_hat + self.sign * first)
 
 
 def updated(s: Search, anchor: Anchor, critical: Tensor) -> Search:
@@ -138,7 +161,7 @@ def updated(s: Search, anchor: Anchor, critical: Tensor) -> Search:
     outer = put_rows(s.outer, beyond, take_rows(anchor, beyond))
     reopened = s.suspicious & ~(anchor.excess >= 0)
     unknown = s.sign * torch.full_like(s.mu_hat, torch.inf)
-    halved = s.bracketed & ((anchor.mu == s.middle) | s.suspicious)
+    halved = s.bracketed & ((~s.wide & (anchor.mu == s.middle)) | s.suspicious)
     return replace(
         s,
         inner=put_rows(s.inner, before, take_rows(anchor, before)),

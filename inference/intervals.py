@@ -99,39 +99,30 @@ def interval_batch(
     finder = CrossingFinder(likelihood, poi, critical, held, options)
     best = best if best is not None else fit_batch(likelihood, held, rows, None, options)
     sides = [s for s in (-1, 1) if kind in TWO_SIDED or (kind == "upper") == (s > 0)]
+    n, low_high = len(best), torch.tensor(search_range(likelihood, poi)).to(best.values)
+    sign = torch.tensor(sides).repeat_interleave(n).to(best.values)
+    bound = torch.where(sign > 0, low_high[1], low_high[0])
+    ends = finder.find(best.take(torch.arange(n).repeat(len(sides))), sign, bound)
     refits = torch.zeros_like(best.status)
-    ends = _search(finder, best, sides)
     for _ in range(REFITS):
-        worse = torch.stack([e.better for e in ends]).any(dim=0).nonzero().flatten()
+        worse = ends.better.reshape(-1, n).any(dim=0).nonzero().flatten()
         if not len(worse):
             break
         refits[worse] += 1
-        best = best.put(worse, _refit(finder, best, ends, worse))
-        again = _search(finder, best.take(worse), sides)
-        ends = [_merged(old, new, worse) for old, new in zip(ends, again, strict=True)]
-    by_side = dict(zip(sides, ends, strict=True))
+        index = torch.cat([worse + k * n for k in range(len(sides))])
+        best = best.put(worse, _refit(finder, best.take(worse), ends.take(index)))
+        again = finder.find(best.take(worse.repeat(len(sides))), sign[index], bound[index], ends.take(index))
+        ends = _merged(ends, again, index)
+    by_side = {side: ends.take(torch.arange(k * n, (k + 1) * n)) for k, side in enumerate(sides)}
     return IntervalBatch(best, by_side.get(-1), by_side.get(1), refits)
 
 
-def _search(finder: CrossingFinder, best: FitBatch, sides: list[int]) -> list[Crossings]:
-    """Search all sides of all rows in one batch."""
+def _refit(finder: CrossingFinder, best: FitBatch, ends: Crossings) -> FitBatch:
+    """Repeat free fits (W rows) from the highest conditional fit at any of their ends (sides x W rows)."""
     n = len(best)
-    low, high = search_range(finder.likelihood, finder.poi)
-    sign = torch.tensor(sides, dtype=torch.float64).repeat_interleave(n).to(best.values)
-    bound = torch.where(sign > 0, high, low).to(best.values)
-    found = finder.find(best.take(torch.arange(n).repeat(len(sides))), sign, bound)
-    return [found.take(torch.arange(k * n, (k + 1) * n)) for k in range(len(sides))]
-
-
-def _refit(finder: CrossingFinder, best: FitBatch, ends: list[Crossings], worse: Tensor) -> FitBatch:
-    """Repeat free fits from the best conditional fit seen; the higher maximum is kept."""
-    candidates = [e.conditional.take(worse) for e in ends]
-    values, log_l = candidates[0].values, candidates[0].log_likelihood
-    for other in candidates[1:]:
-        higher = other.log_likelihood > log_l
-        values = torch.where(higher.unsqueeze(-1), other.values, values)
-        log_l = torch.maximum(other.log_likelihood, log_l)
-    return fit_batch(finder.likelihood, finder.fixed, best.rows[worse], values, finder.options)
+    highest = ends.conditional.log_likelihood.reshape(-1, n).argmax(dim=0)
+    start = ends.conditional.values[highest * n + torch.arange(n, device=highest.device)]
+    return fit_batch(finder.likelihood, finder.fixed, best.rows, start, finder.options)
 
 
 def _merged(old: Crossings, new: Crossings, index: Tensor) -> Crossings:
