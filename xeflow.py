@@ -16,6 +16,7 @@ import errno
 import importlib
 import importlib.metadata
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -233,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments
         The words after ``xeflow``; those of the process when None.
     """
+    for library in ("OMP", "MKL"):
+        # small tensors gain nothing from more threads, and threads that wait for each other burn shared cores
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
     try:
         get_command(build_app())(args=arguments, prog_name="xeflow")
     except SystemExit as end:
