@@ -159,6 +159,21 @@ def test_an_ensemble_is_distilled_into_one_flow(folder, whole):
         config(folder, ensemble={"distil": 10})
 
 
+def test_members_take_orderings_in_turn_and_are_distilled(folder):
+    orderings = [["cs1", "cs2"], ["cs2", "cs1"]]
+    block = {"members": 3, "distil": 60, "orderings": orderings}
+    settings = config(folder, name="orders", checkpoint=str(folder / "orders"), ensemble=block)
+    jobs = training_jobs(settings)
+    assert [job.config.flow.ordering for job in jobs] == [("cs1", "cs2"), ("cs2", "cs1"), ("cs1", "cs2")]
+    settings = settings.model_copy(update={"ensemble": settings.ensemble.model_copy(update={"members": 2})})
+    train(settings, shown=False)
+    flow = load_checkpoint(folder / "orders")
+    assert isinstance(flow, FlowSource)
+    assert flow.flow.config.ordering == settings.flow.ordering
+    with pytest.raises(ValidationError, match="set distil to make one flow"):
+        config(folder, ensemble={"members": 2, "orderings": orderings})
+
+
 def test_members_of_fresh_events_share_none(tmp_path, monkeypatch):
     content = {"data": {"events": ["events.h5"], "simulate": SIMULATION | {"n_generated": 20_000}, "fresh": True}}
     monkeypatch.chdir(tmp_path)

@@ -93,12 +93,15 @@ def _whole(config: TrainConfig) -> EventSplit:
 
 def _member(config: TrainConfig, k: int) -> TrainingJob:
     bootstrap = seed_of(_BOOTSTRAP, config.seed, k) if config.ensemble.bootstrap == "poisson" else None
-    own = {
+    own: dict[str, object] = {
         "name": f"{config.name}.{k}",
         "runs": str(config.run_directory),
         "seed": seed_of(_MEMBER, config.seed, k),
         "ensemble": EnsembleConfig(),
     }
+    orderings = config.ensemble.orderings
+    if orderings:
+        own["flow"] = config.flow.model_copy(update={"ordering": orderings[k % len(orderings)]})
     return TrainingJob(
         config.model_copy(update=own), EventSplit(config.seed, config.data.validation_fraction, k, bootstrap)
     )

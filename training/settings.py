@@ -224,11 +224,15 @@ class EnsembleConfig(_Block):
     distil
         Steps of one more training, whose target is the mean density of the members: the surrogate is then that one
         flow, and costs what one costs. None: it is the ensemble.
+    orderings
+        Orderings of the observables that the members take in turn, for their errors to differ more; to be distilled
+        into one flow with the ordering of the ``flow`` block. Empty: all have that one.
     """
 
     members: int = Field(default=1, gt=0, le=100)
     bootstrap: Literal["none", "poisson"] = "none"
     distil: int | None = Field(default=None, gt=0)
+    orderings: tuple[tuple[str, ...], ...] = ()
 
     @model_validator(mode="after")
     def _several_to_resample(self) -> EnsembleConfig:
@@ -236,6 +240,8 @@ class EnsembleConfig(_Block):
             raise ValueError("a bootstrap needs several members; raise members, or leave it out")
         if self.distil is not None and self.members == 1:
             raise ValueError("there is nothing to distil from one member; raise members, or leave distil out")
+        if self.orderings and self.distil is None:
+            raise ValueError("an ensemble has one ordering; set distil to make one flow of members with several")
         return self
 
 

@@ -130,11 +130,15 @@ class _TrainedFlow:
 def _train_flow(
     job: TrainingJob, events: EventSet, folder: Path, shown: bool, teachers: Sequence[ConditionalFlow] = ()
 ) -> _TrainedFlow:
-    """Train one flow, or read what an earlier call left; on the mean of teachers, it starts from the first."""
+    """Train one flow, or read what an earlier call left.
+
+    If it learns the mean density of teachers, it starts as the first that has its architecture.
+    """
     config, fingerprint = job.config, job.fingerprint(events.content_hash())
     flow = ConditionalFlow(config.flow.build(events.observables, events.nuisances), seed=config.seed)
     if teachers:
-        flow.load_state_dict(teachers[0].state_dict())
+        alike = [teacher for teacher in teachers if teacher.config == flow.config]
+        flow.load_state_dict((alike or [flow])[0].state_dict())
         fingerprint["teachers"] = _weights_hash(teachers)
     supply = _supply(job, events, folder)
     supply.counts()  # refuses events without counts before hours are spent on them
