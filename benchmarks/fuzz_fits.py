@@ -28,6 +28,8 @@ KINDS = (
     "not converged",
     "search failed",
     "wrong limit",
+    "long search",
+    "looked far out",
 )
 
 
@@ -45,7 +47,6 @@ def summary(counts: FuzzCounts, seconds: float) -> dict[str, object]:
             "99 %": float(np.percentile(fits, 99)),
             "most": int(fits.max()),
         },
-        "longer_than_12": int((fits > 12).sum()),
         "reach": {"99 %": float(np.percentile(reach, 99)), "most": float(reach.max())},
         "repeated_by_a_search": counts.refits,
         "repeated_by_a_test": counts.higher,

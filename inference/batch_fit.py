@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inference.fit_rows import FitBatch, FitOptions
-from inference.fitter import Fitter, better_rows, beyond_breakpoints, lifted, typical_sizes
+from inference.fitter import Fitter, along_kinked, better_rows, beyond_breakpoints, lifted, typical_sizes
 from inference.likelihood import Likelihood
 from surrogate.errors import ConfigError, RangeError
 
@@ -119,7 +119,9 @@ def fit_batch(
         shift = 0.0 if k == 0 else noise[k] * size
         point = lifted(default[failed] + shift, lower[failed], upper[failed], size)
         best = best.put(failed, better_rows(best.take(failed), fitter.take(failed).run(point)))
-    return beyond_breakpoints(fitter, best) if likelihood.breakpoints else best
+    if likelihood.breakpoints:
+        best = beyond_breakpoints(fitter, along_kinked(fitter, best) if start is None else best)
+    return best
 
 
 def _further_starts(seed: int, n: int, dim: int) -> Tensor:

@@ -27,6 +27,9 @@ NEAR_BREAKPOINT = 0.15
 UNPROMISING = 1e-3
 #: Most coordinates whose breakpoints are looked beyond together.
 MOST_MIRRORED = 3
+#: A parameter whose ancillary term is at least this wide, as a fraction of its range, is loose; and how many places of
+#: its range are looked at.
+LOOSE, PLACES = 0.25, 8
 
 
 def typical_sizes(parameters: ParameterSet) -> Tensor:
@@ -138,6 +141,27 @@ def beyond_breakpoints(fitter: Fitter, best: FitBatch) -> FitBatch:
             fixed_edge = torch.where(chosen, edge[rows], math.nan)
             promising = fitter.take(rows).promise(start, fixed_edge) > best.log_likelihood[rows] - UNPROMISING
             best = _improved(fitter, best, rows[promising], start[promising])
+    return best
+
+
+def along_kinked(fitter: Fitter, best: FitBatch) -> FitBatch:
+    """Look for a higher maximum along every parameter with breakpoints that no ancillary term holds together.
+
+    Between every two breakpoints there may be a maximum. Where ln L at one of a few places of the range, with all other
+    parameters as they are, exceeds the maximum found, the row is fitted again from the highest.
+    """
+    likelihood, low, span = fitter.likelihood, fitter.lower, fitter.upper - fitter.lower
+    width = likelihood.parameters.constraint_widths().to(low)
+    loose = torch.isfinite(span) & (span > 0) & ~(width < LOOSE * span) & best.success.unsqueeze(-1)
+    places = (torch.arange(PLACES).to(low) + 0.5) / PLACES
+    for j in likelihood.breakpoints:
+        rows = loose[:, j].nonzero().flatten()
+        points = best.values[rows].repeat(PLACES, 1, 1)
+        points[..., j] = low[rows, j] + places.unsqueeze(-1) * span[rows, j]
+        log_l = likelihood.log_likelihood(points.flatten(0, 1), fitter.rows[rows].repeat(PLACES))
+        highest, where = log_l.reshape(PLACES, -1).max(dim=0)
+        higher = highest > best.log_likelihood[rows] + DISAGREEMENT
+        best = _improved(fitter, best, rows[higher], points[where, torch.arange(len(rows))][higher])
     return best
 
 

@@ -34,6 +34,8 @@ TESTED = (0.0, 30.0)
 LOWEST = -1e-3
 #: |t - c| at a limit, fitted again by itself, above this is a wrong limit.
 CLOSE = 1e-4
+#: More conditional fits than this are a long search, and a larger reach than this is a look at absurd values.
+LONG, FAR = 12, 100.0
 
 
 class WatchedLikelihood(Likelihood):
@@ -67,7 +69,7 @@ class FuzzCounts:
     faults
         Kind of fault -> the (seed, data set) that have it.
     conditional_fits
-        Of every search for an end that was found.
+        Of every search that found an end, or that there is none before the bound.
     reach
         Signal events expected at the furthest point that a search looked at, over the number of events seen or that
         expected at the limit, whichever is larger; of every upper limit found.
@@ -147,8 +149,9 @@ def fuzz_model(seed: int, counts: FuzzCounts) -> None:
     if found.upper is not None:
         there = found.upper.status == int(CrossingStatus.FOUND)
         per_unit = _signal(parameters, runs)
-        scale = torch.maximum(data.total_weight(), per_unit * found.upper.value)
-        counts.reach += (per_unit * seen / scale)[there].tolist()
+        reach = per_unit * seen / torch.maximum(data.total_weight(), per_unit * found.upper.value)
+        counts.reach += reach[there].tolist()
+        counts.fault("looked far out", seed, there & (reach > FAR))
     for case, rows in _cases(parameters, runs, likelihood, found).items():
         counts.cases[case] += int(rows.sum())
 
@@ -176,6 +179,9 @@ def _judge_end(likelihood: Likelihood, found: IntervalBatch, end: Crossings, see
     """Note searches that failed, and limits that are none when fitted again."""
     there = end.status == int(CrossingStatus.FOUND)
     counts.fault("search failed", seed, found.best.success & (end.status == int(CrossingStatus.FAILED)))
+    ended = there | (end.status == int(CrossingStatus.NO_CROSSING))
+    counts.conditional_fits += end.fits[ended].tolist()
+    counts.fault("long search", seed, end.fits > LONG)
     counts.fault("unflagged NaN or infinity", seed, found.best.success & ~torch.isfinite(end.value + end.t))
     counts.fault("-2 ln Lambda < -1e-3", seed, found.best.success & (end.t < LOWEST))
     rows = there.nonzero().flatten()
@@ -183,7 +189,6 @@ def _judge_end(likelihood: Likelihood, found: IntervalBatch, end: Crossings, see
         again = fit_batch(likelihood, {"mu": end.value[rows]}, rows, end.conditional.values[rows])
         t = 2 * (found.best.log_likelihood[rows] - again.log_likelihood)
         counts.fault("wrong limit", seed, torch.zeros_like(there).index_put((rows,), (t - CRITICAL).abs() > CLOSE))
-        counts.conditional_fits += end.fits[rows].tolist()
 
 
 def _is_possible(likelihood: Likelihood) -> Tensor:

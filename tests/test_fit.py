@@ -13,6 +13,7 @@ from analytic_sources import (
     counting_model,
     exponential_source,
     flat_source,
+    gaussian_source,
     rate_parameter,
     shape_parameters,
 )
@@ -21,7 +22,7 @@ from random_models import random_model
 from scipy import optimize
 
 from inference.batch_fit import FitOptions, fit_batch
-from inference.constraints import PoissonConstraint
+from inference.constraints import GaussianConstraint, PoissonConstraint
 from inference.data import Dataset, EventData, data_batch, event_data
 from inference.fit import covariances, fit, fit_result
 from inference.likelihood import Likelihood
@@ -171,19 +172,37 @@ def test_an_optimum_on_a_kink_is_recognised() -> None:
 
 
 def test_several_starts_find_the_higher_of_two_maxima() -> None:
-    """Templates at t = -2 and t = 2 both peak; the one at 2 fits better but the start is nearer to the other."""
-    binning = Binning(("x",), (torch.tensor([0.0, 0.5, 1.0]),))
-    counts = torch.tensor([[8.0, 12.0], [19.0, 1.0], [4.0, 16.0]], dtype=torch.float64)
-    source = TemplateSource(binning, {"t": (-2.0, 0.0, 2.0)}, counts, {"t": -1.0})
-    parameters = ParameterSet((rate_parameter("mu"), Parameter("t", "shape", -1.0), LIVETIME))
-    run = ScienceRun("run", binning.space(), (RunSource("s", source, "mu", {"t": "t"}),), ("livetime",), binning.edges)
-    x = torch.cat([torch.full((4, 1), 0.2), torch.full((16, 1), 0.7)])
-    likelihood = Likelihood(parameters, (run,), Dataset({"run": event_data(run.observables, x)}, {}))
-    assert fit(likelihood).values["t"] == -2.0
+    """A peak of free position over a flat background: more events are at 0.7, the start is nearer to those at 0.3."""
+    peak, flat = gaussian_source(0.5, 0.03, shift="shift"), flat_source()
+    parameters = ParameterSet(
+        (rate_parameter("mu"), rate_parameter("b"), Parameter("shift", "shape", -4.0, -5.0, 5.0), LIVETIME)
+    )
+    sources = (RunSource("peak", peak, "mu", {"shift": "shift"}), RunSource("flat", flat, "b", {}))
+    run = ScienceRun("run", UNIT, sources, ("livetime",))
+    spread = torch.linspace(-0.03, 0.03, 8).unsqueeze(-1)
+    x = torch.cat([0.3 + spread[::2], 0.7 + spread, torch.tensor([[0.05], [0.5], [0.9]])])
+    likelihood = Likelihood(parameters, (run,), Dataset({"run": event_data(UNIT, x)}, {}))
+    assert fit(likelihood).values["shift"] == pytest.approx(-4.0, abs=0.3)
     several = fit(likelihood, options=FitOptions(starts=8, spread=3.0))
-    assert several.values["t"] == 2.0
+    assert several.values["shift"] == pytest.approx(4.0, abs=0.3)
     assert several.starts == 8
     assert several.disagreeing_starts > 0
+
+
+@pytest.mark.parametrize("width", [None, 30.0, 0.5])
+def test_the_highest_of_the_maxima_between_anchors_is_found_from_one_start(width: float | None) -> None:
+    """All events are in the first bin, whose share has a maximum at either end of the range and one at an anchor."""
+    binning = Binning(("x",), (torch.linspace(0, 1, 3),))
+    share = torch.tensor([0.9, 0.1, 0.4, 0.6, 0.5], dtype=torch.float64)
+    source = TemplateSource(binning, {"t": (-2.0, -1.0, 0.0, 1.0, 2.0)}, torch.stack([share, 1 - share], dim=-1))
+    parameters = ParameterSet(
+        (rate_parameter("mu", 1.0, 0.0, 100.0), Parameter("t", "shape", 0.0, -2.0, 2.0), LIVETIME),
+        () if width is None else (GaussianConstraint("t", width, 0.0),),
+    )
+    runs = (ScienceRun("r", UNIT, (RunSource("s", source, "mu", {"t": "t"}),), ("livetime",)),)
+    likelihood = Likelihood(parameters, runs, Dataset({"r": EventData(torch.full((12, 1), 0.2))}, {}))
+    # An ancillary term that holds the parameter together makes one maximum of them.
+    assert fit(likelihood).values["t"] == (pytest.approx(1.0, abs=1e-9) if width == 0.5 else -2.0)
 
 
 def test_records_are_json_and_come_back() -> None:

@@ -16,8 +16,6 @@ def check(counts: FuzzCounts) -> None:
     assert not counts.faults
     assert len(lost) <= ALLOWED
     assert np.mean(counts.conditional_fits) < 4
-    assert np.percentile(counts.conditional_fits, 99) <= 12
-    assert max(counts.reach) < 100
 
 
 @pytest.mark.parametrize("first", range(0, 8, 4))
@@ -28,6 +26,16 @@ def test_hundreds_of_fuzzed_fits(first: int) -> None:
 def test_a_search_that_met_a_lower_maximum_goes_on_warily() -> None:
     """One data set of this model has t rising to 2.19 at most, and another maximum above it at every far point."""
     assert not fuzz([1099]).faults
+
+
+def test_a_limit_that_does_not_exist_is_not_searched_for_long() -> None:
+    """The signal of this model is a rate times a free efficiency: t is flat up to the bound of 1e5.
+
+    Without signal there is a second, lower maximum at every rate, in which a search used to get lost.
+    """
+    counts = fuzz([1328])
+    assert not counts.faults
+    assert max(counts.conditional_fits) <= 8
 
 
 @pytest.mark.slow
