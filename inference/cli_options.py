@@ -21,7 +21,9 @@ from inference.study import StudyPlan, make_executor
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
 
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="Statistical model (YAML).")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Statistical model: a YAML file, or the name of a shipped one.")
+]
 DataOption = Annotated[Path, typer.Option("--data", "-d", help="Events: HDF5, .npz, .npy, CSV or a directory of them.")]
 OutputOption = Annotated[Path, typer.Option(help="Directory for the record, the figures and the table.")]
 SetOption = Annotated[

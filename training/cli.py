@@ -31,7 +31,9 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", hel
 
 
 def simulate(
-    config: Annotated[Path, typer.Argument(help="Simulation (YAML).", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="Simulation: a YAML file, or the name of a shipped one.", show_default=False)
+    ],
     output: Annotated[Path, typer.Argument(help="Event file to write (HDF5).", show_default=False)],
     workers: Annotated[int | None, typer.Option(help="Threads; all cores by default.")] = None,
     json_file: JsonOption = None,

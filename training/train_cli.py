@@ -22,7 +22,9 @@ from training.train_record import FlowRecord, TrainRecord
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="Training configuration (YAML).", show_default=False)],
+    config: Annotated[
+        Path, typer.Argument(help="Training: a YAML file, or the name of a shipped one.", show_default=False)
+    ],
     events: Annotated[list[Path] | None, typer.Option(help="Event file to use instead of the configured one.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Directory of the surrogate, instead of the configured.")
