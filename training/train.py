@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from training.fit import FittedFlow, fit_flow
 from training.jobs import TrainingJob, distillation_job, member_job, sharing_of, training_jobs
 from training.plots import plot_training, save_figure
 from training.prepare import prepare_events, simulation_plan
+from training.run_files import CURVE_FILE, drop_run
 from training.settings import AcceptanceConfig, TrainConfig
 from training.supply import FileSupply, SimulatedSupply, Supply
 from training.template_events import TemplateSupply
@@ -49,7 +49,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     folder
         Folder of relative paths inside a simulate block: that of the configuration file.
     restart
-        Drop what an earlier run of this name left.
+        Drop what an earlier run of this name left; other files in its run directory stay.
     shown
         Whether to show progress.
 
@@ -60,8 +60,8 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     DataError
         If the events cannot be used.
     """
-    if restart and config.run_directory.exists():
-        shutil.rmtree(config.run_directory)
+    if restart:
+        drop_run(config.run_directory)
     paths = prepare_events(config, folder, shown)
     jobs = training_jobs(config)
     with torch_threads(config.threads), EventSet.open(paths) as events:
@@ -111,8 +111,8 @@ def train_member(
         As for :func:`train`, and if the ensemble has no such member.
     """
     job = member_job(config, member)
-    if restart and job.config.run_directory.exists():
-        shutil.rmtree(job.config.run_directory)
+    if restart:
+        drop_run(job.config.run_directory)
     paths = prepare_events(config, folder, shown)
     with torch_threads(config.threads), EventSet.open(paths) as events:
         return _train_flow(job, events, folder, shown).record
@@ -137,14 +137,14 @@ def _train_flow(
     config, fingerprint = job.config, job.fingerprint(events.content_hash())
     flow = ConditionalFlow(config.flow.build(events.observables, events.nuisances), seed=config.seed)
     if teachers:
-        alike = [teacher for teacher in teachers if teacher.config == flow.config]
-        flow.load_state_dict((alike or [flow])[0].state_dict())
+        start = next((teacher for teacher in teachers if teacher.config == flow.config), flow)
+        flow.load_state_dict(start.state_dict())
         fingerprint["teachers"] = _weights_hash(teachers)
     supply = _supply(job, events, folder)
     supply.counts()  # refuses events without counts before hours are spent on them
     fitted = fit_flow(config, flow, events, supply, fingerprint, shown, teachers)
     if fitted.primary:
-        save_figure(plot_training(fitted.history, config.name), config.run_directory / "training.png")
+        save_figure(plot_training(fitted.history, config.name), config.run_directory / CURVE_FILE)
     return _TrainedFlow(fitted, supply.counts(), FlowRecord.of(config.name, config.seed, fitted))
 
 
