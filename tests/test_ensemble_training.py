@@ -22,8 +22,8 @@ from surrogate.checkpoint import load_checkpoint, read_record, save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import CheckpointError, ConfigError
 from surrogate.flow_source import FlowSource
-from training.fit import STATE_FILE
 from training.jobs import member_job, sharing_of, training_jobs
+from training.run_files import STATE_FILE
 from training.settings import TrainConfig
 from training.train import train, train_member
 

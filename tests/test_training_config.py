@@ -69,6 +69,8 @@ def test_paths_name_environment_variables(tmp_path, monkeypatch):
         ("optimiser", "optimizer", r"line 8: unknown key 'optimizer'; did you mean 'optimiser'"),
         ("name: er", "name: er\nname: nr", r"line 2: key 'name' stands twice"),
         ("name: er\n", "", "'name' is missing"),
+        ("name: er\n", "name: ..\n", "name"),
+        ("name: er\n", "name: a/b\n", "name"),
         ("1e-3", "-1", r"line 9: optimiser.learning_rate: .*greater than 0.*-1"),
         ("[er.h5]", "[]", "data.events"),
         ("photon_gain", "photon_gian", r"did you mean 'photon_gain'"),

@@ -24,8 +24,9 @@ from training import fit as fit_module
 from training.event_set import EventSet
 from training.event_writer import EventWriter, Segment
 from training.events import Blocks, EventSchema
-from training.fit import STATE_FILE, FittedFlow, fit_flow
+from training.fit import FittedFlow, fit_flow
 from training.history import Check, History
+from training.run_files import CURVE_FILE, HISTORY_FILE, STATE_FILE, drop_run
 from training.settings import TrainConfig
 from training.split import EventSplit
 from training.supply import FileSupply
@@ -102,6 +103,27 @@ def test_a_state_of_other_events_or_a_damaged_one_is_refused(folder, uninterrupt
     (broken.run_directory / STATE_FILE).write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError, match="no readable training state"):
         run(broken)
+
+
+def test_only_the_files_of_trainings_are_dropped(tmp_path):
+    run_directory = tmp_path / "er"
+    for folder in (run_directory, run_directory / "er.0", run_directory / "er.11"):
+        folder.mkdir()
+        for name in (STATE_FILE, HISTORY_FILE, CURVE_FILE, f".{STATE_FILE}.0123456789abcdef.tmp"):
+            (folder / name).touch()
+    others = [run_directory / name for name in ("keep.txt", "er.0/notes.md", "er.old/last.ckpt", "er.2")]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    drop_run(run_directory)
+    assert {path for path in run_directory.rglob("*") if path.is_file()} == set(others)
+    assert not (run_directory / "er.11").exists()
+    for path in others:
+        path.unlink()
+    (run_directory / "er.old").rmdir()
+    drop_run(run_directory)
+    assert not run_directory.exists()
+    drop_run(run_directory)
 
 
 def test_a_diverging_training_is_stopped_with_a_remedy(folder):

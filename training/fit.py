@@ -22,12 +22,12 @@ from training.event_set import EventSet
 from training.history import Check, History
 from training.module import FlowModule
 from training.progress import TrainingProgress
+from training.run_files import HISTORY_FILE, STATE_FILE
 from training.settings import TrainConfig
 from training.supply import Supply
 
 logger = logging.getLogger(__name__)
 
-STATE_FILE = "last.ckpt"
 _STATE_KEY = "xeflow"
 
 
@@ -170,7 +170,7 @@ class _Keeper(Callback):
             return
         with replacing_file(path) as temporary:
             trainer.save_checkpoint(temporary, False)
-        self.history.write_csv(self._config.run_directory / "history.csv")
+        self.history.write_csv(self._config.run_directory / HISTORY_FILE)
 
 
 def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper: _Keeper, state: Path | None) -> bool:

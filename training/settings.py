@@ -262,7 +262,7 @@ class TrainConfig(_Block):
         ``cpu``, ``cuda`` or ``auto``; ``devices`` of them.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    name: str = Field(min_length=1, pattern=r"^[\w-][\w.-]*$")
     checkpoint: PathText
     runs: PathText = "runs"
     data: DataConfig
