@@ -128,6 +128,45 @@ def test_segments_of_another_run_are_not_taken_over(tmp_path: Path) -> None:
         EventFile.open(tmp_path / "e.h5")
 
 
+def test_damaged_files(tmp_path: Path) -> None:
+    """Whatever part is missing or cut short, one error that names it, and the file is closed."""
+    path = written(tmp_path / "events.h5", [segment(0, weighted=True)], weighted=True)
+    whole = path.read_bytes()
+    with h5py.File(path) as file:
+        columns = ("theta", "n_accepted", *schema(weighted=True).columns)
+        text = json.loads(file.attrs["xeflow_events"])
+
+    def refused(message: str) -> None:
+        with pytest.raises(DataError, match=message):
+            EventFile.open(path)
+        path.write_bytes(whole)
+
+    for name in columns:
+        with h5py.File(path, "a") as file:
+            del file[name]
+        refused(f"'{name}' is missing; it is damaged")
+    for name in ("n_generated", "n_accepted", "events/cs1", "events/weight", "truth/energy"):
+        with h5py.File(path, "a") as file:
+            kept = file[name][:-1]
+            del file[name]
+            file[name] = kept
+        refused(f"'{name}' has {len(kept)} rows")
+    for key in text:
+        with h5py.File(path, "a") as file:
+            file.attrs["xeflow_events"] = json.dumps({k: v for k, v in text.items() if k != key})
+        refused("format version None" if key == "format_version" else f"incomplete.*{key}")
+    with h5py.File(path, "a") as file:
+        file.attrs["xeflow_events"] = '{"format_version": 1'
+    refused("is not JSON")
+    with h5py.File(path, "a") as file:
+        file.attrs["xeflow_events"] = json.dumps(text | {"nuisances": []})
+    refused("of 0 parameters|incomplete")
+    with h5py.File(path, "a") as file:
+        file["events/block"][-1] = 8
+    with EventFile.open(path) as damaged, pytest.raises(DataError, match="holds 0 to 8, there are 8 blocks"):
+        damaged.read()
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         EventFile.open(tmp_path / "none.h5")

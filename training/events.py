@@ -146,10 +146,11 @@ class EventFile:
             raise DataError(f"event file {path}: not readable as HDF5 ({error})") from error
         try:
             self.schema = self._schema()
+            self._check_columns()
+            self._theta = self._file["theta"][:].astype(np.float32)
         except BaseException:
             self._file.close()
             raise
-        self._theta = self._file["theta"][:].astype(np.float32)
 
     @classmethod
     def open(cls, path: str | Path) -> EventFile:
@@ -161,14 +162,41 @@ class EventFile:
         if text is None:
             raise DataError(
                 f"event file {self.path}: it lacks the attribute 'xeflow_events'; convert files of "
-                "other programs with a mapping (training.event_adapters)"
+                "other programs with a mapping, by 'xeflow convert-events'"
             )
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise self._damaged(f"its description is not JSON ({error})") from error
         if data.get("format_version") != FORMAT_VERSION:
             raise DataError(
                 f"event file {self.path}: format version {data.get('format_version')}, this code reads {FORMAT_VERSION}"
             )
-        return EventSchema.from_dict(data)
+        try:
+            return EventSchema.from_dict(data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(f"its description is incomplete ({error!r})") from error
+
+    def _check_columns(self) -> None:
+        """Raise unless every column is there, in the length that the others have."""
+        lengths: dict[str, int] = {}
+        for name in ("theta", "n_accepted", *self.schema.columns):
+            if not isinstance(self._file.get(name), h5py.Dataset):
+                raise self._damaged(f"the column '{name}' is missing")
+            lengths[name] = self._file[name].shape[0]
+        if "n_generated" in self._file:
+            lengths["n_generated"] = self._file["n_generated"].shape[0]
+        for name, length in lengths.items():
+            first = "theta" if name in ("theta", "n_accepted", "n_generated") else "events/block"
+            if length != lengths[first]:
+                raise self._damaged(f"'{name}' has {length} rows, '{first}' {lengths[first]}")
+        if self._file["theta"].shape[1:] != (self.schema.nuisances.dim,):
+            raise self._damaged(
+                f"theta has shape {self._file['theta'].shape}, of {self.schema.nuisances.dim} parameters"
+            )
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"event file {self.path}: {what}; it is damaged, make it again")
 
     @property
     def observables(self) -> ObservableSpace:
@@ -200,9 +228,19 @@ class EventFile:
         return read_blocks(self._file)
 
     def read(self, start: int = 0, stop: int | None = None) -> Events:
-        """Return events ``start`` to ``stop`` (all by default), theta looked up from their blocks."""
+        """Return events ``start`` to ``stop`` (all by default), theta looked up from their blocks.
+
+        Raises
+        ------
+        DataError
+            If an event is of no block.
+        """
         rows = slice(start, self.n_events if stop is None else stop)
         block = self._file["events/block"][rows]
+        if len(block) and not 0 <= block.min() <= block.max() < len(self._theta):
+            raise self._damaged(
+                f"events/block holds {block.min()} to {block.max()}, there are {len(self._theta)} blocks"
+            )
         columns = [self._file[f"events/{name}"][rows] for name in self.observables.names]
         weight = self._file["events/weight"][rows] if self.schema.weighted else None
         return Events(np.stack(columns, axis=1), self._theta[block], weight, block)
