@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy import special
 
 from inference.corner import Corner, ProfilePlane
 from inference.plots import COLOURS, DATA, curve_points
@@ -46,7 +46,7 @@ def _draw_curve(axes: Axes, curve: ProfileCurve) -> None:
     """Draw t of one parameter, with the values that bound its intervals."""
     axes.plot(*curve_points(curve), color=COLOURS[4], lw=1.6)
     for level in LEVELS:
-        axes.axhline(float(stats.chi2.ppf(level, 1)), color=COLOURS[7], lw=0.8)
+        axes.axhline(float(special.chdtri(1, 1 - level)), color=COLOURS[7], lw=0.8)
     axes.axvline(curve.best_fit.values[curve.parameter], color=DATA, lw=0.8, ls=":")
     axes.set_xlim(curve.grid[0], curve.grid[-1])
     axes.set_ylim(0, 9)
@@ -57,7 +57,7 @@ def _draw_curve(axes: Axes, curve: ProfileCurve) -> None:
 def _draw_plane(axes: Axes, plane: ProfilePlane, best: dict[str, float]) -> None:
     """Draw the contours of two parameters, where t has risen by the chi-square quantiles for two."""
     t = np.ma.masked_invalid(np.array(plane.t, dtype=float).T)
-    levels = [float(stats.chi2.ppf(level, 2)) for level in LEVELS]
+    levels = [float(special.chdtri(2, 1 - level)) for level in LEVELS]
     axes.contourf(plane.x_grid, plane.y_grid, t, levels=[-np.inf, *levels], colors=["#0072B2", "#9BC7E3"])
     axes.contour(plane.x_grid, plane.y_grid, t, levels=levels, colors=DATA, linewidths=0.8)
     axes.plot([best[plane.x]], [best[plane.y]], ls="", marker="+", color=DATA, ms=7, clip_on=False, label="best fit")

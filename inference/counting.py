@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from inference.record import Record
 from surrogate.errors import ConfigError, DataError
 
 #: Confidence level of one standard deviation of a normal distribution.
-ONE_SIGMA = float(stats.norm.cdf(1) - stats.norm.cdf(-1))
+ONE_SIGMA = float(special.ndtr(1) - special.ndtr(-1))
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def clopper_pearson(successes: int, trials: int, cl: float = ONE_SIGMA) -> Fract
         raise DataError(f"{successes} successes in {trials} trials: at least one trial is needed and 0 <= k <= n")
     check_level("cl", cl)
     tail = (1 - cl) / 2
-    low = 0.0 if successes == 0 else float(stats.beta.ppf(tail, successes, trials - successes + 1))
-    high = 1.0 if successes == trials else float(stats.beta.isf(tail, successes + 1, trials - successes))
+    low = 0.0 if successes == 0 else float(special.betaincinv(successes, trials - successes + 1, tail))
+    high = 1.0 if successes == trials else float(special.betainccinv(successes + 1, trials - successes, tail))
     return Fraction(successes, trials, low, high, cl)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from inference.asymptotics import one_sided_p_value, significance
 from inference.batch_fit import fit_batch
@@ -102,7 +101,7 @@ def discovery(likelihood: Likelihood, poi: str, toys: ToyPairs | None = None) ->
     q0 = max(ratio, 0.0) if valid and float(best.values[0, column]) >= 0 else (0.0 if valid else None)
     p0 = None if q0 is None else one_sided_p_value(q0)
     tail = None if toys is None or q0 is None else _tail(likelihood, toys, poi, q0)
-    z_toys = None if tail is None or not 0 < tail.value < 1 else float(stats.norm.isf(tail.value))
+    z_toys = None if tail is None or not 0 < tail.value < 1 else significance(tail.value)
     return Discovery(
         parameter=poi,
         q0=q0,

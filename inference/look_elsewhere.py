@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from inference.counting import Fraction, clopper_pearson
 from inference.record import Record
@@ -58,12 +58,12 @@ class GlobalSignificance(Record):
     @property
     def z_local(self) -> float:
         """Local significance in standard deviations."""
-        return float(stats.norm.isf(self.local_p))
+        return float(-special.ndtri(self.local_p))
 
     @property
     def z_global(self) -> float:
         """Global significance from the extrapolation, in standard deviations; 0 where p exceeds one half."""
-        return max(0.0, float(stats.norm.isf(self.p_extrapolated)))
+        return max(0.0, float(-special.ndtri(self.p_extrapolated)))
 
 
 def count_upcrossings(scans: np.ndarray, level: float) -> np.ndarray:
@@ -97,7 +97,7 @@ def global_significance(observed: np.ndarray, toys: np.ndarray, level: float = 0
         raise DataError("scan: q0 is NaN somewhere; look at the status of the fits")
     position = int(np.argmax(observed))
     c = float(observed[position])
-    local = float(stats.chi2.sf(c, 1) / 2) if c > 0 else 0.5
+    local = float(special.chdtrc(1, c) / 2) if c > 0 else 0.5
     p_toys = clopper_pearson(int((toys.max(axis=1) >= c).sum()), len(toys))
     crossings = float(count_upcrossings(toys, level).mean())
     extrapolated = min(1.0, local + crossings * math.exp(-(c - level) / 2)) if c > level else 1.0

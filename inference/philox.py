@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from surrogate.errors import RangeError
@@ -115,3 +116,16 @@ def uniforms(seed: int, index: Tensor, stream: int | Tensor, draw: int | Tensor,
     )
     pairs = torch.stack([_unit(words[0], words[1]), _unit(words[2], words[3])], dim=-1)
     return pairs.flatten(-2)[..., :width]
+
+
+def poisson_counts(u: Tensor, mean: Tensor) -> Tensor:
+    """Return the smallest k with P(N <= k | mean) >= u, elementwise: int64, Poisson distributed for uniform u."""
+    u, mean = u.cpu(), mean.cpu()
+    positive = mean.clamp_min(1e-300).numpy()
+    guess = special.pdtrik(u.numpy(), positive).clip(min=0.0)
+    k = torch.from_numpy(guess).ceil()
+    # The inverse is found by iteration: one step either way makes it exact.
+    below = torch.from_numpy(special.pdtr((k - 1).clamp_min(0).numpy(), positive))
+    k = torch.where((k > 0) & (below >= u), k - 1, k)
+    k = torch.where(torch.from_numpy(special.pdtr(k.numpy(), positive)) < u, k + 1, k)
+    return torch.where(mean > 0, k, torch.zeros_like(k)).to(torch.int64)

@@ -27,11 +27,11 @@ from inference.expansion import expandable
 from inference.given_events import CHUNK, expanded_events
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
-from inference.philox import stream_of, uniforms
+from inference.philox import poisson_counts, stream_of, uniforms
 from inference.pool_weights import calibrated
 from inference.run_term import RunTerm
 from inference.science_run import ScienceRun
-from inference.toys import poisson_counts, throw_centres
+from inference.toys import throw_centres
 from surrogate.errors import ConfigError, DataError
 
 

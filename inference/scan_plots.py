@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy import special
 
 from inference.plots import COLOURS, DATA
 from inference.scan import LimitScan
@@ -74,7 +74,7 @@ def _draw_band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, col
 
 def _draw_significance(axes: Axes, x: np.ndarray, scan: LimitScan) -> None:
     """Draw the local significance of each point, and say what the largest is worth over the scan."""
-    local = np.array([np.nan if p.p0 is None else max(0.0, stats.norm.isf(p.p0)) for p in scan.points])
+    local = np.array([np.nan if p.p0 is None else max(0.0, -special.ndtri(p.p0)) for p in scan.points])
     axes.plot(x, local, color=DATA, lw=1.2, marker="o", ms=3)
     axes.set_ylim(0, max(2.0, 1.3 * float(np.nan_to_num(local).max())))
     axes.set_ylabel("local Z")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from inference.asymptotics import IntervalKind, check_kind
@@ -208,7 +208,7 @@ def sensitivity_band(
     """
     values = limits.ends(end, point)
     # A lower limit that does not exist is -inf: the order of quantiles stays that of the numbers.
-    found = [quantile(values, float(stats.norm.cdf(s))) for s in sigmas]
+    found = [quantile(values, float(special.ndtr(s))) for s in sigmas]
     failed = limits.count(end, CrossingStatus.FAILED, point)
     return SensitivityBand(
         parameter=limits.poi,

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from inference.constraint import LOG_2PI, OneParameter, require_positive
+from inference.philox import poisson_counts
 from surrogate.errors import ConfigError
 
 
@@ -130,11 +130,9 @@ class PoissonConstraint(OneParameter):
 
     def throw(self, values: Tensor, normal: Tensor) -> Tensor:
         """Return n / tau with n the Poisson quantile of the normal's probability."""
-        mean = (self.tau * values).detach().cpu().numpy()
         # Quantiles of 0 and of 1 are no counts; a normal is that far out once in 1e15 throws.
-        probability = torch.special.ndtr(normal).clamp(1e-15, 1 - 1e-15).cpu().numpy()
-        counts = torch.from_numpy(stats.poisson.ppf(probability, mean)).to(values)
-        return counts.clamp_min(0.0) / self.tau
+        probability = torch.special.ndtr(normal).clamp(1e-15, 1 - 1e-15)
+        return poisson_counts(probability, self.tau * values.detach()).to(values) / self.tau
 
     def valid_centre(self, centre: Tensor) -> Tensor:
         """Return whether the centres are finite and not negative."""

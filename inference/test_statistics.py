@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from scipy import stats
+from scipy import special
 from torch import Tensor
 
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
@@ -168,7 +168,7 @@ def asymptotic_p_value(name: Statistic, value: float, mu: float = 0.0, sigma: fl
     if not value >= 0:
         raise RangeError(f"{name} = {value} must be >= 0")
     root = math.sqrt(value)
-    upper = float(stats.norm.sf(root))
+    upper = float(special.ndtr(-root))
     if name in ("q0", "q_mu", "l_mu"):
         return upper
     if name == "t_mu":
@@ -179,5 +179,5 @@ def asymptotic_p_value(name: Statistic, value: float, mu: float = 0.0, sigma: fl
     if edge == 0:  # Estimates below zero all have t = 0.
         below = 0.5 if value == 0 else 0.0
     else:
-        below = upper if root <= edge else float(stats.norm.sf((value + edge**2) / (2 * edge)))
+        below = upper if root <= edge else float(special.ndtr(-(value + edge**2) / (2 * edge)))
     return below if name == "q_mu_tilde" else upper + below

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from scipy import special
 from torch import Tensor
 
 from inference.ancillary import AncillaryTerm
 from inference.data import DataBatch, centre_of, padded
 from inference.parameters import ParameterSet
-from inference.philox import check_seed, stream_of, uniforms
+from inference.philox import check_seed, poisson_counts, stream_of, uniforms
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, RangeError
@@ -164,19 +163,6 @@ def throw_centres(parameters: ParameterSet, values: Tensor, index: Tensor, seed:
     centres = AncillaryTerm(parameters.names, parameters.constraints, values.device).throw(values, normal)
     lower, upper = parameters.lower.to(values)[columns], parameters.upper.to(values)[columns]
     return torch.minimum(torch.maximum(centres, lower), upper)
-
-
-def poisson_counts(u: Tensor, mean: Tensor) -> Tensor:
-    """Return the smallest k with P(N <= k | mean) >= u, elementwise: int64, Poisson distributed for uniform u."""
-    u, mean = u.cpu(), mean.cpu()
-    positive = mean.clamp_min(1e-300).numpy()
-    guess = special.pdtrik(u.numpy(), positive).clip(min=0.0)
-    k = torch.from_numpy(guess).ceil()
-    # The inverse is found by iteration: one step either way makes it exact.
-    below = torch.from_numpy(special.pdtr((k - 1).clamp_min(0).numpy(), positive))
-    k = torch.where((k > 0) & (below >= u), k - 1, k)
-    k = torch.where(torch.from_numpy(special.pdtr(k.numpy(), positive)) < u, k + 1, k)
-    return torch.where(mean > 0, k, torch.zeros_like(k)).to(torch.int64)
 
 
 def draw_counts(parameters: ParameterSet, run: ScienceRun, values: Tensor, index: Tensor, seed: int) -> Tensor:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy import special
 from torch import Tensor
 
 from surrogate.acceptance import AcceptanceModel
@@ -20,7 +19,7 @@ from surrogate.flow_source import FlowSource
 
 Trained = FlowSource | EnsembleSource
 
-ONE_SIGMA = float(norm.cdf(1.0))
+ONE_SIGMA = float(special.ndtr(1.0))
 """Probability below one standard deviation of a normal distribution."""
 
 SMALLEST = 1e-8
@@ -53,7 +52,7 @@ class Variation:
         if self.kind == "rate":
             return effects.T @ effects
         centred, freedom = effects - effects.mean(dim=0), len(effects) - 1
-        return self.factor * float(student_t.ppf(ONE_SIGMA, freedom)) ** 2 / freedom * centred.T @ centred
+        return self.factor * float(special.stdtrit(freedom, ONE_SIGMA)) ** 2 / freedom * centred.T @ centred
 
 
 def variations(source: Trained, theta: Tensor) -> tuple[Variation, ...]:

@@ -15,10 +15,10 @@ from scipy import stats
 from inference.constraints import GaussianConstraint, PoissonConstraint
 from inference.data_io import write_toys
 from inference.parameters import Parameter, ParameterSet
-from inference.philox import MASK, philox, stream_of, uniforms
+from inference.philox import MASK, philox, poisson_counts, stream_of, uniforms
 from inference.science_run import RunSource, ScienceRun, expected_counts
 from inference.toy_tables import toy_tables
-from inference.toys import draw_toys, poisson_counts, toy_index
+from inference.toys import draw_toys, toy_index
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, RangeError
 from surrogate.template import TemplateSource
