@@ -13,7 +13,13 @@ from inference.conversion import Conversion, Note
 from inference.parameters import ParameterSet
 from inference.response_reader import ResponseReader
 from inference.science_run import RunSource, ScienceRun
-from inference.template_reader import PLACEHOLDER, RunName, SearchPath, TemplateReader, analysis_binning, with_filenames
+from inference.search_path import RunName, SearchPath
+from inference.template_reader import (
+    TemplateReader,
+    analysis_binning,
+    check_space,
+    with_filenames,
+)
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
 from surrogate.checkpoint import load_checkpoint, read_certificate
@@ -47,17 +53,6 @@ class ModelPieces:
     interval_kind: IntervalKind
 
 
-def _folders(config: ModelConfig, template_path: str | Path | Sequence[str | Path] | None) -> tuple[Path, ...]:
-    """Return where templates and checkpoints are looked up: as given first, then those of the file."""
-    given = [] if template_path is None else [template_path] if isinstance(template_path, str | Path) else template_path
-    folder = config.likelihood_config.template_folder
-    own = [] if folder is None else [folder] if isinstance(folder, str) else list(folder)
-    missing = [str(p) for p in given if not Path(p).is_dir()]
-    if missing:
-        raise ConfigError(f"template_path: '{missing[0]}' is no directory")
-    return tuple(Path(p).expanduser() for p in (*given, *own) if str(p) != PLACEHOLDER)
-
-
 class Assembler:
     """Builds the sources and runs of one file.
 
@@ -65,14 +60,14 @@ class Assembler:
     ----------
     file
         As read.
-    folders
+    search
         Where templates and checkpoints are looked up.
     """
 
-    def __init__(self, file: AleaFile, folders: tuple[Path, ...]) -> None:
+    def __init__(self, file: AleaFile, search: SearchPath) -> None:
         self.config = file.config
         self.where = file.path.name
-        self.search = SearchPath(folders, file.path.resolve().parent)
+        self.search = search
         definitions = file.config.parameter_definition
         anchors = {n: p.blueice_anchors for n, p in definitions.items() if p.ptype == "shape" and p.blueice_anchors}
         self.anchors = {n: a for n, a in anchors.items() if len(a) > 1}
@@ -122,13 +117,8 @@ class Assembler:
             if binning is None:
                 raise ConfigError(f"{place}: has no sources")
             return binning.space()
-        space = surrogates[0].observables
-        axes = tuple(axis for axis, _ in term.analysis_space or ())
-        if axes and axes != space.names:
-            raise ConfigError(
-                f"{place}.analysis_space: axes are {', '.join(axes)}, the surrogates have {', '.join(space.names)}"
-            )
-        return space
+        check_space(term, surrogates[0].observables, place)
+        return surrogates[0].observables
 
     def _run_source(self, term: TermConfig, config: SourceConfig, binning: Binning | None, place: str) -> RunSource:
         """Return a source with the parameters that act on it."""
@@ -280,7 +270,8 @@ def assemble(
     file = read_alea(path, nominal_values)
     file.conversion.require_supported()
     file = replace(file, config=with_filenames(file.config, template_filenames or {}))
-    builder = Assembler(file, _folders(file.config, template_path))
+    search = SearchPath.of(file.path, file.config.likelihood_config.template_folder, template_path)
+    builder = Assembler(file, search)
     terms, weights = file.config.likelihood_config.likelihood_terms, _weights(file.config, builder.where)
     runs = tuple(builder.run(term, weight) for term, weight in zip(terms, weights, strict=True))
     acting = {n for run in runs for n in run.exposure_parameters} | {

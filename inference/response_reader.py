@@ -8,7 +8,8 @@ from pathlib import Path
 
 from inference.alea import SourceConfig, TermConfig
 from inference.config import BasisConfig, SpectrumSection, validate
-from inference.template_reader import Number, RunName, SearchPath
+from inference.search_path import RunName, SearchPath
+from inference.template_reader import Number
 from surrogate.binning import Binning
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import ConfigError, DataError

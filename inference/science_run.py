@@ -114,6 +114,14 @@ class RunSource:
         }
 
 
+def _same_unit(name: str, units: Mapping[str, str], where: str) -> None:
+    """Raise ConfigError unless all that say a unit of ``name`` say the same one."""
+    said = {who: unit for who, unit in units.items() if unit}
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{who} has {unit}" for who, unit in said.items())
+        raise ConfigError(f"{where}: units of {name} differ: {listed}; convert one, or correct or remove its unit")
+
+
 @dataclass(frozen=True, eq=False)
 class ScienceRun:
     """One data-taking period, or one channel, with its own exposure.
@@ -136,7 +144,7 @@ class ScienceRun:
     Raises
     ------
     ConfigError
-        If names repeat, regions of interest differ, or edges do not ascend over the whole region.
+        If names repeat, regions of interest or their units differ, or edges do not ascend over the whole region.
     """
 
     name: str
@@ -154,6 +162,7 @@ class ScienceRun:
             raise ConfigError(f"run '{self.name}': needs sources with unique names, got {', '.join(names) or 'none'}")
         for c in self.sources:
             self._check_region(c)
+        self._check_units()
         if self.binning is not None:
             self._check_binning(self.binning)
 
@@ -171,6 +180,12 @@ class ScienceRun:
                     f"run '{self.name}': source '{c.name}' is normalised on {a.name} in [{a.low}, {a.high}], the run "
                     f"needs [{b.low}, {b.high}]"
                 )
+
+    def _check_units(self) -> None:
+        """Raise where sources say different units of an observable; none is said by an empty unit."""
+        for k, o in enumerate(self.observables.observables):
+            units = {f"source '{c.name}'": c.source.observables.observables[k].unit for c in self.sources}
+            _same_unit(o.name, {"the run": o.unit, **units}, f"run '{self.name}'")
 
     def _check_binning(self, binning: tuple[Tensor, ...]) -> None:
         if len(binning) != self.observables.dim:
@@ -212,12 +227,19 @@ class ScienceRun:
         return (source.rate_parameter, *source.efficiencies, *self.exposure_parameters)
 
     def check_parameters(self, parameters: ParameterSet) -> None:
-        """Raise ConfigError unless every parameter that the run names is in the set."""
+        """Raise ConfigError unless every parameter that the run names is in the set, with the units of its sources."""
         for c in self.sources:
             for name in (*c.parameters, *self.exposure_parameters):
                 if name not in parameters.names:
                     where = f"run '{self.name}', source '{c.name}'"
                     raise ConfigError(unknown_name("parameter", name, parameters.names, where))
+        units = {p.name: {"the parameter": p.unit} for p in parameters.parameters}
+        for c in self.sources:
+            for driver, nuisance in zip(c.drivers, c.source.nuisances.nuisances, strict=True):
+                if isinstance(driver, str):
+                    units[driver][f"source '{c.name}'"] = nuisance.unit
+        for name, found in units.items():
+            _same_unit(name, found, f"run '{self.name}'")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that identify the run."""

@@ -3,78 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from inference.alea import ModelConfig, SliceConfig, SourceConfig, TermConfig
+from inference.science_run import EDGE_TOLERANCE
+from inference.search_path import PLACEHOLDER, RunName, SearchPath
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.file_names import fields_of, fill
+from surrogate.observables import ObservableSpace
 from surrogate.template import Template, TemplateSource
 from surrogate.template_io import read_template
 
 Number = int | float
 Option = TypeVar("Option")
-
-#: What a model file writes where the user must fill in a name.
-PLACEHOLDER = "TBD"
-
-
-class RunName(str):
-    """A run's name in a pattern: ``{run}`` as it is, ``{run:lower}`` and ``{run:upper}`` in that case."""
-
-    __slots__ = ()
-
-    def __format__(self, spec: str) -> str:
-        if spec in ("lower", "upper"):
-            return self.lower() if spec == "lower" else self.upper()
-        return str.__format__(self, spec)
-
-
-@dataclass(frozen=True)
-class SearchPath:
-    """Where relative file names are looked up: the folders, then the model file's directory and those above it.
-
-    Parameters
-    ----------
-    folders
-        In order of preference.
-    model
-        The directory of the model file.
-    """
-
-    folders: tuple[Path, ...]
-    model: Path
-
-    def places(self) -> Iterator[Path]:
-        """Yield every directory that is searched, in order."""
-        yield from self.folders
-        for folder in self.folders:
-            if not folder.is_absolute():
-                yield self.model / folder
-        yield self.model
-        yield from self.model.parents
-
-    def find(self, name: str, what: str) -> Path:
-        """Return the file or directory of that name.
-
-        Raises
-        ------
-        ConfigError
-            If no directory holds it.
-        """
-        path = Path(name)
-        if path.is_absolute() and path.exists():
-            return path
-        for place in self.places():
-            if (place / path).exists():
-                return place / path
-        searched = ", ".join(f"'{f}'" for f in (*self.folders, self.model))
-        raise ConfigError(f"{what}: '{name}' was found in none of {searched}; give the folder with template_path")
 
 
 def _sliced(template: Template, config: SliceConfig) -> Template:
@@ -231,6 +177,29 @@ def analysis_binning(term: TermConfig, place: str) -> Binning | None:
         return Binning(tuple(axis for axis, _ in space), rows)
     except ConfigError as error:
         raise ConfigError(f"{place}.analysis_space: {error}") from error
+
+
+def check_space(term: TermConfig, space: ObservableSpace, place: str) -> None:
+    """Raise ConfigError unless ``analysis_space`` agrees with the region of interest of a run's surrogates.
+
+    Axes without edges agree with any window. A surrogate is normalised on its own window and cannot be cut to another.
+    """
+    axes = term.analysis_space or ()
+    names = tuple(axis for axis, _ in axes)
+    if names and names != space.names:
+        raise ConfigError(
+            f"{place}.analysis_space: axes are {', '.join(names)}, the surrogates have {', '.join(space.names)}"
+        )
+    for o, (_, edges) in zip(space.observables, axes, strict=False):
+        if not edges:
+            continue
+        tolerance = EDGE_TOLERANCE * (o.high - o.low)
+        if abs(edges[0] - o.low) > tolerance or abs(edges[-1] - o.high) > tolerance:
+            raise ConfigError(
+                f"{place}.analysis_space: {o.name} runs from {edges[0]:g} to {edges[-1]:g}, the surrogates are "
+                f"normalised on [{o.low:g}, {o.high:g}]; give these ends or no edges, or train surrogates on the "
+                "window that you want"
+            )
 
 
 def with_filenames(config: ModelConfig, filenames: Mapping[str, str]) -> ModelConfig:

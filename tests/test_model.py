@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -395,13 +396,70 @@ def test_bad_surrogate_entries(tmp_path: Path, wimp: dict[str, Any], message: st
             ObservableSpace((SPACE.observables[0], Observable("z", "cm", -90.0, 0.0))),
             "axes are cs1, cs2, the surrogates",
         ),
-        (ObservableSpace((Observable("cs1", "PE", 3.0, 70.0), SPACE.observables[1])), "cs1"),
+        (
+            ObservableSpace((Observable("cs1", "PE", 3.0, 70.0), SPACE.observables[1])),
+            r"analysis_space: cs1 runs from 2 to 70, the surrogates are normalised on \[3, 70\]; give these ends",
+        ),
     ],
 )
 def test_a_surrogate_of_another_region_is_refused(tmp_path: Path, space: ObservableSpace, message: str) -> None:
     write_checkpoint(tmp_path / "checkpoints" / "wimp", space)
     with pytest.raises(ConfigError, match=message):
         StatisticalModel.from_config(surrogate_model(tmp_path))
+
+
+def test_axes_without_edges_take_the_window_of_the_surrogates(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    path = surrogate_model(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    run = content["likelihood_config"]["likelihood_terms"][1]
+    run["sources"], run["analysis_space"] = run["sources"][2:], [{"cs1": None}, {"cs2": None}]
+    path.write_text(yaml.safe_dump(content))
+    assert StatisticalModel.from_config(path).runs[1].observables == SPACE
+    run["analysis_space"][1] = {"cs2": "100 1000"}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"sr1.analysis_space: cs2 runs from 100 to 1000, .* \[100, 8000\]"):
+        StatisticalModel.from_config(path)
+
+
+def test_units_must_agree_where_both_are_said(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "checkpoints" / "wimp")
+    path = surrogate_model(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["parameter_definition"]["t_ly"]["unit"] = "percent"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match="units of t_ly differ: the parameter has percent, source 'wimp' has sigma"):
+        StatisticalModel.from_config(path)
+    phd = ObservableSpace((replace(SPACE.observables[0], unit="phd"), SPACE.observables[1]))
+    write_checkpoint(tmp_path / "checkpoints" / "er", phd)
+    path = surrogate_model(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    sources = content["likelihood_config"]["likelihood_terms"][1]["sources"]
+    sources[0] = {"name": "er", "surrogate": "checkpoints/er", "parameters": ["er_rate_multiplier", "t_ly"]}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=r"run 'sr1': units of cs1 differ: .*'er' has phd, source 'wimp' has PE"):
+        StatisticalModel.from_config(path)
+
+
+def test_where_names_are_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the root of a project and no further, then in the working directory; a message names every place."""
+    project, elsewhere = tmp_path / "home" / "project", tmp_path / "elsewhere"
+    write_checkpoint(tmp_path / "home" / "checkpoints" / "wimp")
+    for folder in (project / "models", elsewhere):
+        folder.mkdir(parents=True)
+    path = surrogate_model(project / "models")
+    monkeypatch.chdir(elsewhere)
+    found_none = f"none of '{project / 'models'}', '{elsewhere}', .*--template-path"
+    with pytest.raises(ConfigError, match=found_none):
+        StatisticalModel.from_config(path)
+    write_checkpoint(elsewhere / "checkpoints" / "wimp")
+    assert StatisticalModel.from_config(path).uncertified == ()
+    write_checkpoint(project / "checkpoints" / "wimp", certified=False)
+    assert StatisticalModel.from_config(path).uncertified == ()
+    (project / "pyproject.toml").touch()
+    assert StatisticalModel.from_config(path).uncertified != ()
+    with pytest.raises(ConfigError, match=r"--template-path.*'nowhere' is no directory"):
+        StatisticalModel.from_config(path, template_path="nowhere")
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
