@@ -16,6 +16,7 @@ from inference.conversion import Conversion
 from inference.crossing import Critical
 from inference.data import Dataset, EventData, Outside
 from inference.dataset_input import as_dataset
+from inference.event_checks import MANY
 from inference.expanded_fit import located_fit
 from inference.fit import fit
 from inference.intervals import confidence_interval
@@ -38,8 +39,11 @@ def with_interval_bounds(parameters: ParameterSet, poi: str, bounds: tuple[float
 
 def event_remark(run: str, events: EventData) -> str:
     """Return how many events a run has, and how many were dropped."""
-    dropped = f", {events.n_dropped} outside the region of interest dropped" if events.n_dropped else ""
-    return f"run {run}: {len(events)} events{dropped}"
+    count, total = events.n_dropped, len(events) + events.n_dropped
+    if not count:
+        return f"run {run}: {len(events)} events"
+    doubt = "; check their units" if count > MANY * total else ""
+    return f"run {run}: {len(events)} events, {count} of {total} outside the region of interest dropped{doubt}"
 
 
 class Analysis:

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from inference.constraints import Constraint
+from inference.event_checks import inside_region, require_finite
 from inference.parameters import ParameterSet
 from inference.science_run import ScienceRun
 from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.observables import ObservableSpace
-
-#: How many offending events an error message lists.
-LISTED = 5
 
 Outside = Literal["refuse", "drop"]
 
@@ -59,15 +57,6 @@ def _column(values: Any, name: str, run: str) -> Tensor:
     return column
 
 
-def _listing(x: Tensor, offending: Tensor, space: ObservableSpace) -> str:
-    lines = [
-        "(" + ", ".join(f"{n} = {v:.6g}" for n, v in zip(space.names, x[i].tolist(), strict=True)) + f") at row {i}"
-        for i in offending.nonzero().flatten()[:LISTED].tolist()
-    ]
-    more = int(offending.sum()) - len(lines)
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
-
-
 def event_data(
     space: ObservableSpace,
     x: Tensor,
@@ -86,14 +75,16 @@ def event_data(
     weights
         (N,), finite and >= 0.
     outside
-        ``refuse`` raises where events lie outside the region of interest, ``drop`` leaves them out and counts them.
+        ``refuse`` raises where events lie outside the region of interest, ``drop`` leaves them out, counts them and
+        warns if they are many.
     run
         The run's name, for messages.
 
     Raises
     ------
     DataError
-        If the shape is wrong, a value is NaN or infinite, a weight negative, or an event outside and not to be dropped.
+        If the shape is wrong, a value is NaN or infinite, a weight negative, an event outside and not to be dropped, or
+        all of them outside.
     ConfigError
         If ``outside`` is neither word.
     """
@@ -104,23 +95,13 @@ def event_data(
         raise DataError(
             f"run '{run}': events have shape {tuple(x.shape)}, must be (N, {space.dim}) for {', '.join(space.names)}"
         )
-    broken = ~torch.isfinite(x).all(dim=-1)
-    if bool(broken.any()):
-        raise DataError(f"run '{run}': {int(broken.sum())} events hold NaN or infinity: {_listing(x, broken, space)}")
+    require_finite(space, x, run)
     if weights is not None:
         weights = weights.detach().to(torch.float64)
         if weights.shape != x.shape[:1] or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise DataError(f"run '{run}': weights must be {len(x)} finite numbers >= 0")
-    inside = space.contains(x)
-    n_outside = int((~inside).sum())
-    if n_outside and outside == "refuse":
-        raise DataError(
-            f"run '{run}': {n_outside} of {len(x)} events lie outside the region of interest: "
-            f"{_listing(x, ~inside, space)}; apply the selection first, or drop them with outside='drop'"
-        )
-    if n_outside:
-        x, weights = x[inside], None if weights is None else weights[inside]
-    return EventData(x, weights, n_outside)
+    inside = inside_region(space, x, outside == "drop", run)
+    return EventData(x[inside], None if weights is None else weights[inside], int((~inside).sum()))
 
 
 def events_from_columns(
@@ -141,10 +122,15 @@ def events_from_columns(
     """
     known = columns.dtype.names if isinstance(columns, np.ndarray) else tuple(columns)
     if known is None:
-        raise DataError(f"run '{run}': an array without column names; give a structured array with {space.names}")
+        raise DataError(
+            f"run '{run}': an array without column names; give a structured array, such as "
+            f"numpy.rec.fromarrays(array.T, names='{','.join(space.names)}'), or a CSV file with a header line"
+        )
     for name in (*space.names, *(() if weight_column is None else (weight_column,))):
         if name not in known:
-            raise DataError(unknown_name("column", name, known, f"run '{run}' lacks"))
+            raise DataError(
+                f"run '{run}': column '{name}' is missing; the table has {', '.join(map(str, known)) or 'none'}"
+            )
     parts = [_column(columns[name], name, run) for name in space.names]
     if len({len(p) for p in parts}) > 1:
         raise DataError(f"run '{run}': columns differ in length: {', '.join(str(len(p)) for p in parts)}")

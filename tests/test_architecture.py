@@ -165,6 +165,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "ancillary",
         "parameters",
         "science_run",
+        "event_checks",
         "data",
         "data_io",
         "dataset_input",

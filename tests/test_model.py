@@ -213,7 +213,7 @@ def renamed() -> np.ndarray:
         (lambda d: {"sr0": d[0]}, "no events given for run sr1"),
         (lambda d: {"sr0": d[0], "sr1": d[1], "ancilary": d[2]}, "unknown table 'ancilary'; did you mean 'ancillary'"),
         (lambda d: {"sr0": d[0], "SR0": d[0], "sr1": d[1]}, "run 'sr0' is given twice"),
-        (lambda d: [renamed(), d[1], d[2]], r"run 'sr0' lacks: unknown column 'cs2'"),
+        (lambda d: [renamed(), d[1], d[2]], "run 'sr0': column 'cs2' is missing; the table has cs1, s2, source"),
         (lambda d: [corrupted("cs1", math.nan), d[1], d[2]], r"run 'sr0': 1 events hold NaN.*at row 3"),
         (lambda d: [corrupted("cs1", 71.0), d[1], d[2]], r"run 'sr0': 1 of 12 events lie outside.*cs1 = 71.*row 3"),
         (lambda d: [3.0, d[1], d[2]], "run 'sr0': a structured array, a mapping of columns or a data frame is needed"),

@@ -132,7 +132,7 @@ def test_the_model_hash_sees_every_change() -> None:
     assert model_hash(small_set(), (run,)) in hashes
 
 
-def test_events_are_checked() -> None:
+def test_events_are_checked(caplog: pytest.LogCaptureFixture) -> None:
     good = events_from_columns(UNIT, {"x": [0.1, 0.0, 1.0], "other": [1, 2, 3]})
     assert good.x.shape == (3, 1)
     assert good.x.dtype == torch.float64
@@ -142,12 +142,17 @@ def test_events_are_checked() -> None:
     assert len(events_from_columns(UNIT, {"x": []})) == 0
     with pytest.raises(DataError, match=r"1 events hold NaN or infinity: \(x = nan\) at row 1"):
         events_from_columns(UNIT, {"x": [0.1, math.nan]})
-    with pytest.raises(DataError, match="run 'data' lacks: unknown column 'x'; known: y"):
+    with pytest.raises(DataError, match="run 'data': column 'x' is missing; the table has y"):
         events_from_columns(UNIT, {"y": [0.1]})
     with pytest.raises(DataError, match=r"2 of 3 events lie outside .* \(x = 1\.5\) at row 0; \(x = -0\.1\) at row 2"):
         events_from_columns(UNIT, {"x": [1.5, 0.5, -0.1]})
-    dropped = events_from_columns(UNIT, {"x": [1.5, 0.5, -0.1]}, outside="drop")
+    with caplog.at_level("WARNING"):
+        dropped = events_from_columns(UNIT, {"x": [1.5, 0.5, -0.1]}, outside="drop")
     assert (len(dropped), dropped.n_dropped) == (1, 2)
+    assert "2 of 3 events lie outside the region of interest, x in [0, 1]" in caplog.text
+    with pytest.raises(DataError, match=r"2 of 2 events lie outside .* dropping them leaves none: check their units"):
+        events_from_columns(UNIT, {"x": [1.5, -0.1]}, outside="drop")
+    assert len(events_from_columns(UNIT, {"x": []}, outside="drop")) == 0
     with pytest.raises(DataError, match="and 15 more"):
         events_from_columns(UNIT, {"x": np.full(20, 3.0)})
     with pytest.raises(DataError, match="weights must be 1 finite numbers >= 0"):
