@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from inference.asymptotics import IntervalKind
-from inference.batch_fit import FitOptions
+from inference.batch_fit import FitOptions, fit_batch
 from inference.conversion import Conversion
 from inference.crossing import Critical
 from inference.data import Dataset, EventData, Outside
@@ -182,9 +182,20 @@ class Analysis:
         """Return the profile likelihood ratio of one parameter on a grid; fits start between those ``near``."""
         return profile_curve(self.likelihood, poi, grid, fixed, options, near)
 
-    def profile_errors(self, parameters: Sequence[str] | None = None, sigmas: float = 1.0) -> tuple[ProfileError, ...]:
-        """Return how far parameters, all free ones by default, may move before t rises by sigmas^2 (as MINOS does)."""
-        return profile_errors(self.likelihood, parameters, sigmas)
+    def profile_errors(
+        self,
+        parameters: Sequence[str] | None = None,
+        sigmas: float = 1.0,
+        fixed: Mapping[str, float] | None = None,
+        near: FitResult | None = None,
+    ) -> tuple[ProfileError, ...]:
+        """Return how far parameters, all free ones by default, may move before t rises by sigmas^2 (as MINOS does).
+
+        ``near`` is the best fit with the same parameters held, if it is known already.
+        """
+        start = None if near is None else self.parameters.vector(near.values)
+        best = fit_batch(self.likelihood, fixed, start=start)
+        return profile_errors(self.likelihood, parameters, sigmas, best, fixed=fixed)
 
     def surrogate_error(self, fit: FitResult, interval: Interval | None = None) -> SurrogateError | None:
         """Return what finite training of the sources adds to a fit and an interval; None if none was trained."""

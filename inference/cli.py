@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -38,6 +38,8 @@ from inference.neyman_cli import NeymanOptions, limit_from_store, limit_with_toy
 from inference.report import ReportFiles, fit_report, limit_report, summary_text
 from surrogate.errors import ConfigError
 
+ErrorKind = Literal["curvature", "profile"]
+
 
 def _print_files(console: Console, files: ReportFiles) -> None:
     console.print(f"record   {files.record}")
@@ -51,6 +53,9 @@ def fit(
     data: DataOption,
     output: OutputOption = Path("runs/fit"),
     hold: SetOption = None,
+    errors: Annotated[
+        ErrorKind, typer.Option(help="From the curvature at the best fit, or asymmetric from the profile likelihood.")
+    ] = "curvature",
     corner: Annotated[
         str | None, typer.Option(metavar="NAME,NAME,...", help="Profile all pairs of these parameters and draw them.")
     ] = None,
@@ -63,12 +68,12 @@ def fit(
 ) -> int:
     """Fit a statistical model to data.
 
-    Prints the best fit with errors and pulls, and writes the record, figures and a table. Exit code 1 if the fit did
-    not converge.
+    Prints the best fit with errors and pulls, and writes the record, figures and a table. With --errors profile the
+    errors are where -2 ln Lambda has risen by one, as MINOS gives them. Exit code 1 if the fit did not converge.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, True)
     pairs_of = [name.strip() for name in corner.split(",")] if corner else []
-    result, files = fit_report(built, output, name_numbers(hold, "--set"), pairs_of)
+    result, files = fit_report(built, output, name_numbers(hold, "--set"), pairs_of, errors == "profile")
     console = console_for(record)
     console.print(summary_text(result), markup=False)
     _print_files(console, files)

@@ -147,6 +147,7 @@ def profile_errors(
     sigmas: float = 1.0,
     best: FitBatch | None = None,
     options: FitOptions | None = None,
+    fixed: Mapping[str, float] | None = None,
 ) -> tuple[ProfileError, ...]:
     """Return how far each parameter may move in either direction before t rises by sigmas^2, the others following.
 
@@ -155,37 +156,46 @@ def profile_errors(
     likelihood
         The model with one data set.
     parameters
-        Names; all fittable ones by default.
+        Names; all that are free by default.
     sigmas
         Number of standard deviations, > 0.
     best
         The free fit, if made before.
     options
         How fits are made.
+    fixed
+        Parameters that are held.
 
     Raises
     ------
     ConfigError
-        If a parameter is unknown or not fittable.
+        If a parameter is unknown, not fittable or held.
     RangeError
         If ``sigmas`` is not positive, or there is more than one data set.
     """
     if not sigmas > 0 or likelihood.n_datasets != 1:
         raise RangeError(f"profile errors need sigmas > 0 and one data set, got {sigmas} and {likelihood.n_datasets}")
-    best = best if best is not None else fit_batch(likelihood, options=options)
-    names = likelihood.parameters.free() if parameters is None else tuple(parameters)
-    return tuple(_profile_error(likelihood, name, sigmas, best, options) for name in names)
+    held = dict(fixed or {})
+    best = best if best is not None else fit_batch(likelihood, held, options=options)
+    free = [name for name in likelihood.parameters.free() if name not in held]
+    names = free if parameters is None else parameters
+    return tuple(_profile_error(likelihood, name, sigmas, best, held, options) for name in names)
 
 
 def _profile_error(
-    likelihood: Likelihood, name: str, sigmas: float, best: FitBatch, options: FitOptions | None
+    likelihood: Likelihood,
+    name: str,
+    sigmas: float,
+    best: FitBatch,
+    fixed: Mapping[str, float],
+    options: FitOptions | None,
 ) -> ProfileError:
     column = likelihood.parameters.index(name)
-    if not likelihood.parameters[name].fittable:
-        raise ConfigError(f"parameter '{name}' is not fittable and has no profile error")
+    if not likelihood.parameters[name].fittable or name in fixed:
+        raise ConfigError(f"parameter '{name}' is not fittable or held and has no profile error")
     sign = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     bound = torch.stack([likelihood.lower[column], likelihood.upper[column]])
-    finder = CrossingFinder(likelihood, name, sigmas**2, None, options)
+    finder = CrossingFinder(likelihood, name, sigmas**2, fixed, options)
     found = finder.find(best.take(torch.zeros(2, dtype=torch.long)), sign, bound)
     value = float(best.values[0, column])
     status = [CrossingStatus(s) for s in found.status.tolist()]

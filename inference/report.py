@@ -32,6 +32,7 @@ FIT_HEADINGS: Row = ("parameter", "best fit", "error", "pull", "")
 def fit_rows(fit: FitResult) -> list[Row]:
     """Return one row of text per parameter: name, value, error, pull and remarks."""
     rows = []
+    profiled = {e.parameter: f"{_move(e.up, e.status_up)} {_move(e.down, e.status_down)}" for e in fit.profile_errors}
     for name, value in fit.values.items():
         error, pull = fit.errors.get(name), fit.pulls.get(name)
         remarks = [
@@ -43,12 +44,17 @@ def fit_rows(fit: FitResult) -> list[Row]:
             (
                 name,
                 f"{value:.6g}",
-                "" if error is None else f"{error:.3g}",
+                profiled.get(name, "" if error is None else f"{error:.3g}"),
                 "" if pull is None or name in fit.fixed else f"{pull:+.2f}",
                 ", ".join(remarks),
             )
         )
     return rows
+
+
+def _move(error: float | None, status: str) -> str:
+    """Return one side of a profile error; where t does not rise by enough before the bound that side is open."""
+    return f"{error:+.3g}" if error is not None else "failed" if status == "failed" else "open"
 
 
 def correlation_rows(fit: FitResult) -> list[tuple[str, ...]]:
@@ -250,10 +256,16 @@ def fit_report(
     directory: str | Path,
     fixed: Mapping[str, float] | None = None,
     pairs_of: Sequence[str] = (),
+    profile_errors: bool = False,
 ) -> tuple[FitResult, ReportFiles]:
-    """Fit and write the report, with the profiles of all pairs of some parameters; see :meth:`Analysis.fit_result`."""
+    """Fit and write the report; see :meth:`Analysis.fit_result`.
+
+    All pairs of the parameters ``pairs_of`` are profiled; ``profile_errors`` asks for asymmetric errors.
+    """
     fit = analysis.fit_result(fixed)
     fit = replace(fit, surrogate_error=analysis.surrogate_error(fit))
+    if profile_errors and fit.success:
+        fit = replace(fit, profile_errors=analysis.profile_errors(fixed=fixed, near=fit))
     planes = corner(analysis.likelihood, pairs_of, fixed=fixed) if pairs_of else None
     return fit, write_report(directory, fit, analysis.views(fit.values), pairs=planes)
 

@@ -46,6 +46,31 @@ class SurrogateError(Record):
 
 
 @dataclass(frozen=True)
+class ProfileError(Record):
+    """How far a parameter may move before t rises by sigmas^2, the others profiled.
+
+    Attributes
+    ----------
+    parameter, value
+        Its name and its value at the best fit.
+    sigmas
+        Number of standard deviations.
+    down, up
+        Moves, negative and positive; None where there is no crossing before the bound.
+    status_down, status_up
+        As in :class:`IntervalEnd`.
+    """
+
+    parameter: str
+    value: float
+    sigmas: float
+    down: float | None
+    up: float | None
+    status_down: str
+    status_up: str
+
+
+@dataclass(frozen=True)
 class FitResult(Record):
     """A maximum of the likelihood.
 
@@ -79,6 +104,8 @@ class FitResult(Record):
     remarks
         What a reader must know: events per run and events dropped, surrogates without a valid certificate, parameters
         that end where their sources do.
+    profile_errors
+        Asymmetric errors from the profile likelihood ratio; empty where they were not asked for.
     """
 
     values: dict[str, float]
@@ -98,6 +125,7 @@ class FitResult(Record):
     provenance: Provenance
     surrogate_error: SurrogateError | None = None
     remarks: tuple[str, ...] = ()
+    profile_errors: tuple[ProfileError, ...] = ()
 
     @property
     def success(self) -> bool:
@@ -145,31 +173,6 @@ class ProfileCurve(Record):
     best_fit: FitResult
     values: dict[str, tuple[float, ...]]
     provenance: Provenance
-
-
-@dataclass(frozen=True)
-class ProfileError(Record):
-    """How far a parameter may move before t rises by sigmas^2, the others profiled.
-
-    Attributes
-    ----------
-    parameter, value
-        Its name and its value at the best fit.
-    sigmas
-        Number of standard deviations.
-    down, up
-        Moves, negative and positive; None where there is no crossing before the bound.
-    status_down, status_up
-        As in :class:`IntervalEnd`.
-    """
-
-    parameter: str
-    value: float
-    sigmas: float
-    down: float | None
-    up: float | None
-    status_down: str
-    status_up: str
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,20 @@ def test_limit(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFix
     assert "correlations" in (tmp_path / "out" / "summary.txt").read_text()
 
 
+def test_profile_errors_on_request(files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["fit", files[0], "-d", files[1], "--output", str(tmp_path), "--set", "wimp_rate_multiplier=0"]
+    assert xeflow.main([*words, "--errors", "profile"]) == 0
+    fit = read_record(tmp_path / "result.h5", FitResult, "result")
+    assert FitResult.from_json(fit.to_json()) == fit
+    errors = {e.parameter: e for e in fit.profile_errors}
+    assert set(errors) == {name for name, e in fit.errors.items() if name not in fit.fixed}
+    rate = errors["er_rate_multiplier"]
+    assert rate.up is not None
+    assert rate.down is not None
+    assert rate.up > -rate.down > 0.5 * (fit.errors["er_rate_multiplier"] or 0)
+    assert f"{rate.up:+.3g} {rate.down:+.3g}" in capsys.readouterr().out
+
+
 def test_pairs_of_parameters_are_profiled_on_request(files: tuple[str, str], tmp_path: Path) -> None:
     words = ["fit", files[0], "-d", files[1], "--output", str(tmp_path)]
     assert xeflow.main([*words, "--corner", "wimp_rate_multiplier,er_rate_multiplier"]) == 0
