@@ -169,29 +169,51 @@ def summarise(label: str, mu: float, names: Sequence[str], flows: Columns, simul
 def table(found: Sequence[PointSummary], poi: str) -> str:
     """Return the outcomes as a Markdown table."""
     lines = [
-        "| true point | signal | data sets | asymptotic critical value: simulator | flows | critical value from toys "
-        "| covered with it | bias of the signal [sigma] | largest of another | widths |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| true point | signal | simulator, asymptotic | flows, asymptotic | critical value of toys | with it "
+        "| bias of the signal | largest of the others |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for p in found:
         others = {name: m for name, m in p.bias.items() if name != poi}
         worst = max(others, key=lambda name: abs(others[name].value))
-        widths = [m.value for m in p.width.values()]
         lines.append(
-            f"| {p.label} | {p.mu:g} | {p.n_sets} | {_percent(p.asymptotic)} | {_percent(p.model)} "
+            f"| {p.label} | {p.mu:g} | {_percent(p.asymptotic)} | {_percent(p.model)} "
             f"| {p.critical.value:.2f} +- {p.critical.error:.2f} "
-            f"| {100 * p.coverage.value:.2f} +- {100 * p.coverage.error:.2f} "
-            f"| {_sigma(p.bias[poi])} | {worst} {_sigma(others[worst])} | {min(widths):.2f} to {max(widths):.2f} |"
+            f"| {100 * p.coverage.value:.1f} +- {100 * p.coverage.error:.1f} "
+            f"| {_sigma(p.bias[poi])} | {worst.removesuffix('_multiplier')} {_sigma(others[worst])} |"
         )
     return "\n".join(lines)
 
 
+def remarks(found: Sequence[PointSummary]) -> str:
+    """Return what all points together say."""
+    n, n_toys = sum(p.n_sets for p in found), sum(p.n_toys for p in found)
+    spread = (LEVEL * (1 - LEVEL) * (1 / n + 1 / n_toys)) ** 0.5
+    widths = [m.value for p in found for m in p.width.values()]
+    shifts = {name: np.mean([p.bias[name].value for p in found]) for name in found[0].bias}
+    error = np.mean([p.bias[name].error for p in found for name in p.bias]) / len(found) ** 0.5
+    difference = 100 * np.mean([p.asymptotic["value"] - p.model["value"] for p in found])
+    return "\n".join(
+        [
+            f"data sets {n}, toys {n_toys}, without valid fits {sum(p.n_failed for p in found)}, "
+            f"fitted exactly throughout {sum(p.n_again for p in found)}",
+            f"mean coverage with critical values of toys {100 * np.mean([p.coverage.value for p in found]):.2f} "
+            f"+- {100 * spread:.2f} %, simulator less flows {difference:+.2f} +- {100 * spread:.2f} %",
+            f"ratios of the widths of estimates {min(widths):.3f} to {max(widths):.3f}",
+            "mean biases: " + ", ".join(f"{k} {v:+.3f}" for k, v in shifts.items()) + f", each +- {error:.3f}",
+            f"change of -2 ln Lambda by exact densities: mean {np.mean([p.deviation[0] for p in found]):.4f}, "
+            f"largest {max(p.deviation[1] for p in found):.3f}",
+            f"CPU seconds: data sets {sum(p.cpu_s[0] for p in found):.0f}, toys {sum(p.cpu_s[1] for p in found):.0f}",
+        ]
+    )
+
+
 def _percent(f: Mapping[str, float]) -> str:
-    return f"{100 * f['value']:.2f} +- {50 * (f['high'] - f['low']):.2f}"
+    return f"{100 * f['value']:.1f} +- {50 * (f['high'] - f['low']):.1f}"
 
 
 def _sigma(m: Measured) -> str:
-    return f"{m.value:+.3f} +- {m.error:.3f}"
+    return f"{m.value:+.2f} +- {m.error:.2f}"
 
 
 def plot(found: Sequence[PointSummary], path: Path) -> Path:

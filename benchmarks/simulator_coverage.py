@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from coverage_summary import PointSummary, plot, summarise, table
+from coverage_summary import PointSummary, plot, remarks, summarise, table
 from measure import cpu_seconds
 from rich.console import Console
 from torch import Tensor
@@ -255,7 +255,7 @@ def main() -> int:
     store.mkdir(parents=True, exist_ok=True)
     console = Console(soft_wrap=True)
     found = summaries(store, options.points, options.sets, options.toys, console)
-    console.print(table(found, POI), markup=False)
+    console.print(f"{table(found, POI)}\n\n{remarks(found)}", markup=False)
     write_json(store / "coverage.json", {"model_hash": model, "points": [p.to_dict() for p in found]})
     console.print(f"figure: {plot(found, options.figure)}")
     return 0

@@ -13,7 +13,7 @@ from scipy import stats
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
-from coverage_summary import PointSummary, plot, spread_p_values, summarise, table  # noqa: E402
+from coverage_summary import PointSummary, plot, remarks, spread_p_values, summarise, table  # noqa: E402
 
 NAMES = ("signal", "background")
 N_SETS, N_TOYS = 8000, 6000
@@ -80,7 +80,8 @@ def test_a_summary_is_written_and_drawn(tmp_path: Path) -> None:
     rows = table(found, "signal").splitlines()
     assert len(rows) == 4
     assert len({row.count("|") for row in rows}) == 1
-    assert "background" in rows[-1]
+    assert "| background" in rows[-1]
+    assert f"data sets {2 * N_SETS}, toys {2 * N_TOYS}, without valid fits 0" in remarks(found)
     stored = json.loads(json.dumps(found[0].to_dict()))
     assert sum(stored["p_values"]) == N_SETS
     assert plot(found, tmp_path / "f.png").stat().st_size > 10_000
