@@ -94,16 +94,18 @@ class CrossingFinder:
         Returns
         -------
         Crossings
-            A search never fails with an exception: without a crossing before the bound its status is ``NO_CROSSING``.
+            A search never fails with an exception: without a crossing before the bound its status is ``NO_CROSSING``,
+            from a best fit on the bound ``AT_BOUND``, from one beyond it ``OUTSIDE_RANGE``.
         """
         mu_hat = best.values[:, self.column]
         result = CrossingCollector(best, mu_hat)
-        at_bound = sign * (bound - mu_hat) <= 0
+        room = sign * (bound - mu_hat)
         usable = best.success & torch.isfinite(best.log_likelihood)
-        result.status[at_bound] = int(CrossingStatus.AT_BOUND)
+        result.status[room == 0] = int(CrossingStatus.AT_BOUND)
+        result.status[room < 0] = int(CrossingStatus.OUTSIDE_RANGE)
         result.status[~usable] = int(CrossingStatus.FAILED)
         result.critical = _critical(self.critical, mu_hat)
-        search = take_rows(self._start(best, mu_hat, sign, bound), usable & ~at_bound)
+        search = take_rows(self._start(best, mu_hat, sign, bound), usable & (room > 0))
         mu, start = self._look(search)
         if near is not None:
             near = near.take(search.index)

@@ -24,6 +24,7 @@ class CrossingStatus(IntEnum):
     AT_BOUND = 2
     FAILED = 3
     NOT_REQUESTED = 4
+    OUTSIDE_RANGE = 5
 
     @property
     def label(self) -> str:
@@ -99,13 +100,19 @@ class CrossingCollector:
             The last move (A,) in mu, made along the tangent (A, P) without a fit.
         best, critical
             ln L (A,) of the best fit and critical value (A,) at the crossing.
+
+        Notes
+        -----
+        The move leads to where the parabola of t meets the critical value. Without one t is what was measured, and
+        differs from the critical value where one of them jumps.
         """
         self.status[index] = int(CrossingStatus.FOUND)
         self.value[index] += move
-        self.t[index] = self.critical[index] = critical
+        moved = index[move != 0]
+        self.critical[index], self.t[moved] = critical, critical[move != 0]
         values, log_l = self.conditional.values.clone(), self.conditional.log_likelihood.clone()
         values[index] += move.unsqueeze(-1) * direction
-        log_l[index] = best - 0.5 * critical
+        log_l[moved] = (best - 0.5 * critical)[move != 0]
         self.conditional = replace(self.conditional, values=values, log_likelihood=log_l)
 
     def crossings(self) -> Crossings:

@@ -194,8 +194,14 @@ def interval_record(
     """Return the record of the one interval of a batch; see :func:`confidence_interval`."""
     low, high = search_range(likelihood, poi)
     best_fit = fit_result(likelihood, batch.best, 0, starts)
-    lower, upper = _end(likelihood, batch.lower, low), _end(likelihood, batch.upper, high)
+    lower, upper = _end(likelihood, batch.lower, low, high), _end(likelihood, batch.upper, high, low)
     named = (("best fit", best_fit), ("lower limit", lower.fit), ("upper limit", upper.fit))
+    remarks = [f"{where}: {r}" for where, fit in named if fit is not None for r in fit.remarks]
+    if "outside_range" in (lower.status, upper.status):
+        remarks.append(
+            f"best fit {poi} = {best_fit.values[poi]:.6g}, limits were searched in [{low:.6g}, {high:.6g}] alone; "
+            "the interval reaches beyond; widen parameter_interval_bounds"
+        )
     return Interval(
         parameter=poi,
         confidence_level=confidence_level,
@@ -207,17 +213,20 @@ def interval_record(
         best_fit=best_fit,
         refits=int(batch.refits[0]),
         provenance=provenance(likelihood.model_hash),
-        remarks=tuple(f"{where}: {r}" for where, fit in named if fit is not None for r in fit.remarks),
+        remarks=tuple(remarks),
     )
 
 
-def _end(likelihood: Likelihood, crossings: Crossings | None, bound: float) -> IntervalEnd:
+def _end(likelihood: Likelihood, crossings: Crossings | None, bound: float, opposite: float) -> IntervalEnd:
+    """Return the record of an end that was searched up to a bound; beyond the opposite one there is no end."""
     if crossings is None:
         return IntervalEnd(None, CrossingStatus.NOT_REQUESTED.label, number(bound), None, None, 0, None)
-    status = CrossingStatus(int(crossings.status[0]))
+    status, value = CrossingStatus(int(crossings.status[0])), float(crossings.value[0])
+    if status == CrossingStatus.FOUND and not min(bound, opposite) <= value <= max(bound, opposite):
+        status = CrossingStatus.OUTSIDE_RANGE
     found = status == CrossingStatus.FOUND
     return IntervalEnd(
-        value=float(crossings.value[0]) if found else None,
+        value=value if found else None,
         status=status.label,
         bound=number(bound),
         t=number(float(crossings.t[0])),

@@ -197,7 +197,7 @@ class StatisticalModel(Analysis):
         if not found.success:
             warnings.warn(
                 f"interval on {poi_name}: fit {found.best_fit.message}; lower end {found.lower.status}, upper end "
-                f"{found.upper.status}",
+                f"{found.upper.status}; {'; '.join(found.remarks)}",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -67,11 +67,12 @@ def correlation_rows(fit: FitResult) -> list[tuple[str, ...]]:
 def end_text(end: IntervalEnd) -> str:
     """Return one end of an interval in words."""
     if end.found and end.value is not None:
-        return f"{end.value:.6g}"
+        return f"{end.value:.6g}" + (f", where the statistic jumps (t = {end.t:.4g})" if end.jump else "")
     reach = "" if end.bound is None else f" (searched to {end.bound:.4g})"
     words = {
         "no_crossing": f"none: the statistic stays below its critical value{reach}",
         "at_bound": "none: the best fit is on the bound",
+        "outside_range": f"none: outside the range of the search{reach}",
         "failed": "none: the conditional fits failed",
         "not_requested": "not asked for",
     }

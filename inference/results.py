@@ -20,6 +20,9 @@ __all__ = [
     "provenance",
 ]
 
+#: Difference of the statistic and its critical value at an end, as a share of the latter, that is called a jump.
+JUMP = 2e-3
+
 
 @dataclass(frozen=True)
 class SurrogateError(Record):
@@ -185,11 +188,13 @@ class IntervalEnd(Record):
         Where t crosses the critical value; None where it does not.
     status
         ``found``; ``no_crossing`` (t stays below the critical value up to the search bound); ``at_bound`` (the best fit
-        is on the search bound); ``failed``; ``not_requested``.
+        is on the search bound); ``outside_range`` (the best fit, or the crossing, lies outside the search range);
+        ``failed``; ``not_requested``.
     bound
         The end of the search range, None if open.
     t, critical
-        Statistic and critical value at ``value``, or at the furthest point reached where there is no crossing.
+        Statistic and critical value at ``value``, or at the furthest point reached where there is no crossing. They
+        differ where one of them jumps across the other.
     fits
         Conditional fits made.
     fit
@@ -208,6 +213,13 @@ class IntervalEnd(Record):
     def found(self) -> bool:
         """Whether there is a limit."""
         return self.status == "found"
+
+    @property
+    def jump(self) -> bool:
+        """Whether the statistic, or its critical value, jumps at the end: it crosses without being equal."""
+        if not self.found or self.t is None or self.critical is None:
+            return False
+        return abs(self.t - self.critical) > JUMP * abs(self.critical)
 
 
 @dataclass(frozen=True)
@@ -257,4 +269,4 @@ class Interval(Record):
     @property
     def success(self) -> bool:
         """Whether every end that was asked for is found, or known not to exist."""
-        return self.best_fit.success and "failed" not in (self.lower.status, self.upper.status)
+        return self.best_fit.success and not {"failed", "outside_range"} & {self.lower.status, self.upper.status}

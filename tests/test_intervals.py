@@ -239,6 +239,22 @@ def test_the_critical_value_may_depend_on_mu() -> None:
     )
 
 
+def test_a_statistic_that_jumps_is_recorded_as_it_is() -> None:
+    """Where the critical value falls below t the interval ends, and t there is what was measured."""
+    likelihood = counting(9, 2.0, 3.0)
+
+    def falling(mu: Tensor) -> Tensor:
+        return torch.where(mu < 4.0, 2.7, 0.1).to(mu)
+
+    end = confidence_interval(likelihood, "mu", critical=falling).upper
+    assert end.value == pytest.approx(4.0, rel=1e-9)
+    assert end.t == pytest.approx(poisson_t(4.0, 9, 2.0, 3.0), rel=1e-6)
+    assert end.jump
+    smooth = confidence_interval(likelihood, "mu").upper
+    assert smooth.t == pytest.approx(critical_value(0.9), abs=1e-9)
+    assert not smooth.jump
+
+
 def test_no_crossing_below_the_bound_is_a_status() -> None:
     """With interval bounds [0, 1] and 20 events over a background of 3 the limit lies beyond."""
     parameters, runs = counting_model(2.0, 3.0)

@@ -121,6 +121,25 @@ def test_ends_that_are_absent_follow_alea(model: StatisticalModel) -> None:
     assert (lower, upper) == (-math.inf, math.inf)
 
 
+def test_a_search_range_beside_the_best_fit_gives_no_ends(model: StatisticalModel) -> None:
+    """The best fit is 3.656, the interval 1.556 to 6.593: no end outside the range is reported as one."""
+    for bounds, lower, upper in (
+        ((0.0, 2.0), "found", "outside_range"),
+        ((0.0, 1.0), "outside_range", "outside_range"),
+        ((4.0, 9.0), "outside_range", "found"),
+    ):
+        found = model.interval(POI, bounds=bounds)
+        assert (found.lower.status, found.upper.status) == (lower, upper)
+        assert not found.success
+        assert [end.value is None for end in (found.lower, found.upper)] == [s != "found" for s in (lower, upper)]
+        assert f"best fit {POI} = 3.656" in found.remarks[-1]
+        assert f"searched in [{bounds[0]:g}, {bounds[1]:g}]" in found.remarks[-1]
+    with pytest.warns(RuntimeWarning, match=r"outside_range.*searched in \[0, 1\]"):
+        assert all(math.isnan(end) for end in model.confidence_interval(POI, (0.0, 1.0)))
+    one_sided = model.interval(POI, kind="upper", bounds=(4.0, 9.0))
+    assert one_sided.success
+
+
 def test_critical_values_may_be_a_function(model: StatisticalModel) -> None:
     constant = model.confidence_interval(POI, confidence_interval_threshold=lambda mu: 1.0)
     assert constant == pytest.approx(model.confidence_interval(POI, confidence_level=0.6826894921), rel=1e-6)

@@ -183,6 +183,8 @@ def test_rows_say_what_was_held(model: StatisticalModel) -> None:
         (IntervalEnd(2.5, "found", 9.0, 2.7, 2.7, 3, None), "2.5"),
         (IntervalEnd(None, "no_crossing", 9.0, 1.0, 2.7, 3, None), "stays below its critical value (searched to 9)"),
         (IntervalEnd(None, "at_bound", 0.0, 0.0, 2.7, 0, None), "the best fit is on the bound"),
+        (IntervalEnd(None, "outside_range", 9.0, 0.0, 2.7, 0, None), "outside the range of the search (searched to 9)"),
+        (IntervalEnd(3.0, "found", 9.0, 4.0, 2.7, 9, None), "3, where the statistic jumps (t = 4)"),
         (IntervalEnd(None, "failed", 9.0, None, None, 3, None), "failed"),
     ],
 )
