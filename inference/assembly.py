@@ -40,7 +40,7 @@ class ModelPieces:
     conversion
         What of the file could not be taken over as it stands.
     uncertified
-        Surrogates without a valid certificate, as ``run/source (checkpoint)``.
+        Surrogates without a valid certificate, as ``run/source (checkpoint: verdict)``.
     confidence_level, interval_kind
         Defaults for limits.
     """
@@ -173,7 +173,8 @@ class Assembler:
         flow = load_checkpoint(path)
         certificate = read_certificate(path)
         if certificate is None or not certificate.passed:
-            self.uncertified.append(f"{term.name}/{config.name} ({checkpoint})")
+            verdict = "not validated" if certificate is None else certificate.verdict
+            self.uncertified.append(f"{term.name}/{config.name} ({checkpoint}: {verdict})")
         source = flow if config.spectrum is None else self.responses.fold_flow(flow, term, config, place)
         if term.likelihood_type == "unbinned":
             return source

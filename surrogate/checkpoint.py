@@ -72,6 +72,14 @@ class Certificate:
     code_version: str
     identity: str
 
+    @property
+    def verdict(self) -> str:
+        """``passed``, or the criteria that are not met."""
+        missed = [
+            f"{c['name']} {c.get('verdict', 'fails')}" for c in self.metrics.get("criteria", []) if not c["passed"]
+        ]
+        return "passed" if self.passed else ", ".join(missed) or "failed"
+
 
 def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: Mapping[str, Any]) -> None:
     """Write a source as a checkpoint directory, replacing an older checkpoint of that name.

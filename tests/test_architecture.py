@@ -134,6 +134,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "train_record",
         "threads",
         "criteria",
+        "advice",
         "validation_target",
         "validation_density",
         "validation_comparison",

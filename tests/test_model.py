@@ -494,9 +494,11 @@ def test_limits_need_certificates(tmp_path: Path) -> None:
     path = surrogate_model(tmp_path)
     model = StatisticalModel.from_config(path)
     model.data = without_ancillary()
-    assert model.uncertified == ("sr1/wimp (checkpoints/wimp)",)
+    assert model.uncertified == ("sr1/wimp (checkpoints/wimp: not validated)",)
     assert math.isfinite(model.fit()[1])
     with pytest.raises(UncertifiedError, match=r"no valid certificate: sr1/wimp .*--allow-uncertified"):
         model.confidence_interval(POI)
+    with pytest.raises(UncertifiedError, match="no valid certificate"):
+        discovery_study(model, POI)
     model.allow_uncertified = True
     assert model.confidence_interval(POI)[1] > 0

@@ -136,7 +136,7 @@ def test_a_checkpoint_with_the_energy_among_its_parameters_is_folded(tmp_path: P
     folded = pieces.runs[0].sources[0].source
     assert isinstance(folded, SpectrumSource)
     assert folded.spectrum == wimp_si_spectrum(50.0, 1e-47)
-    assert pieces.uncertified == ("sr0/wimp (response)",)
+    assert pieces.uncertified == ("sr0/wimp (response: not validated)",)
     other = assemble(path, nominal_values={"wimp_mass": 20}).runs[0].sources[0].source
     assert isinstance(other, SpectrumSource)
     assert other.spectrum == wimp_si_spectrum(20.0, 1e-47)

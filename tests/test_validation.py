@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from surrogate.flow_config import FlowConfig
 from surrogate.flow_source import FlowSource
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
+from training.advice import CURES
 from training.criteria import Criterion, Thresholds, rms_beyond_noise
 from training.event_set import BlockCounts, UnitEvents
 from training.history import Check, History
@@ -33,6 +36,8 @@ SPACE = ObservableSpace(
 )
 NUISANCES = NuisanceSpace((Nuisance("elife", "us", 300.0, 600.0, 450.0), Nuisance("g1", "", 0.10, 0.14, 0.12)))
 EFFORT = Effort(compared=20_000, score_cells=8, rate_cells=8, projection_cells=4, integrals=1, seed=1)
+FEW = Thresholds(score_bias=0.2, score_bias_worst=0.6, projection=0.06, rate=0.01)
+"""What 40,000 fresh events can tell; the score bias is that of a fit to some 60 events."""
 
 
 def flow(seed: int, strength: float = 4.0) -> ConditionalFlow:
@@ -84,8 +89,9 @@ def checkpoint(path, surrogate: ConditionalFlow, shift: float = 0.0):
 
 def test_the_true_density_passes_and_is_certified(tmp_path, truth, sample):
     path = checkpoint(tmp_path / "good", truth)
-    record, measured = validate(path, sample, effort=EFFORT)
+    record, measured = validate(path, sample, FEW, EFFORT)
     assert record.passed, [c for c in record.criteria if not c.passed]
+    assert record.advice == ()
     names = {c.name for c in record.criteria}
     assert names >= {"normalisation", "score_bias", "score_bias_worst", "auc", "auc_slice", "projection", "rate", "pit"}
     certificate = read_certificate(path)
@@ -103,9 +109,10 @@ def test_a_wrong_density_fails_where_it_is_wrong(tmp_path, truth, sample):
             if "final_layer.bias" in name:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     path = checkpoint(tmp_path / "wrong", wrong)
-    record, _ = validate(path, sample, effort=EFFORT)
-    failed = {c.name for c in record.criteria if not c.passed}
+    record, _ = validate(path, sample, FEW, EFFORT)
+    failed = {c.name for c in record.criteria if c.verdict == "fails"}
     assert not record.passed
+    assert {line.split(":")[0] for line in record.advice} >= {"auc", "pit", "projection"}
     assert failed >= {"auc", "pit", "projection"}
     assert "normalisation" not in failed
     assert "rate" not in failed
@@ -115,7 +122,8 @@ def test_a_wrong_density_fails_where_it_is_wrong(tmp_path, truth, sample):
 
 
 def test_a_wrong_rate_fails_alone(tmp_path, truth, sample):
-    record, _ = validate(checkpoint(tmp_path / "rate", truth, shift=0.05), sample, effort=EFFORT)
+    record, _ = validate(checkpoint(tmp_path / "rate", truth, shift=0.05), sample, FEW, EFFORT)
+    assert [line for line in record.advice if line.startswith("rate: mu(theta) is off; generate more")]
     assert {c.name for c in record.criteria if not c.passed} == {"rate"}
 
 
@@ -131,11 +139,11 @@ def test_an_ensemble_is_certified_by_its_mean(tmp_path):
     mixture = MeanDensity(ensemble(pair))
     sample = sample_of(mixture, 40_000, seed=20)
     save_checkpoint(tmp_path / "pair", ensemble(pair), {"metrics": {"held_out_nll": None}})
-    record, measured = validate(tmp_path / "pair", sample, effort=EFFORT)
+    record, measured = validate(tmp_path / "pair", sample, FEW, EFFORT)
     assert record.passed, [c for c in record.criteria if not c.passed]
     assert measured.integrals[0] == pytest.approx(1.0, abs=1e-5)
-    one, _ = validate(checkpoint(tmp_path / "one", pair[0]), sample, effort=EFFORT)
-    assert not one.passed
+    one, _ = validate(checkpoint(tmp_path / "one", pair[0]), sample, FEW, EFFORT)
+    assert "fails" in {c.verdict for c in one.criteria}
 
 
 def test_too_few_events_are_refused(tmp_path, truth, sample):
@@ -259,6 +267,41 @@ def test_criteria_pass_at_the_threshold_and_fail_far_above():
     assert Criterion("score_bias", 0.08, 0.05, 0.05, quadratic=True).limit == pytest.approx(
         math.sqrt(0.05**2 + stats.norm.isf(1e-3) * 0.05**2)
     )
+
+
+def test_few_fresh_events_decide_nothing(tmp_path, truth, sample):
+    """The true density is not certified by so few that a wrong one would pass too, and is told how many it needs."""
+    path = checkpoint(tmp_path / "few", truth)
+    record, _ = validate(path, FreshSample(sample.events.take(torch.arange(4000)), sample.blocks), effort=EFFORT)
+    assert not record.passed
+    undecided = {c.name for c in record.criteria if c.verdict == "undecided"}
+    assert undecided >= {"score_bias", "score_bias_worst", "projection"}
+    assert "fails" not in {c.verdict for c in record.criteria}
+    assert read_certificate(path).verdict.startswith("score_bias undecided, score_bias_worst undecided")
+    told = re.search(r"4,000 fresh events decide nothing; give about ([\d,]+)", " ".join(record.advice))
+    # the worst score bias of 8 cells has the error sqrt(1000/(N/8)), which must not exceed 1.5 x 0.15
+    assert int(told[1].replace(",", "")) >= 8000 / 0.225**2
+    assert re.match(r"if a search expects at most \d+ events of this source", record.advice[-1])
+    thresholds = dict(re.findall(r"--threshold (\w+)=([\d.]+)", record.advice[-1]))
+    assert set(thresholds) == {"score_bias", "score_bias_worst"}
+    for criterion in record.criteria:
+        if criterion.name in thresholds:
+            assert dataclasses.replace(criterion, threshold=float(thresholds[criterion.name])).passed
+
+
+def test_a_criterion_is_undecided_where_its_error_is_large():
+    blunt = Criterion("rate", 0.004, 0.0046, 0.003, quadratic=True)
+    assert (blunt.verdict, blunt.passed) == ("undecided", False)
+    assert dataclasses.replace(blunt, error=0.0044).verdict == "ok"
+    assert dataclasses.replace(blunt, value=0.5).verdict == "fails"
+    assert Criterion("auc", 0.5, 0.006, 0.505).bluntness == pytest.approx(1.2)
+    assert Criterion("auc", 0.5, 0.008, 0.505).verdict == "undecided"
+    assert Criterion("auc", 0.5, 0.001, 0.4999).bluntness == math.inf
+    assert Criterion.from_dict(blunt.to_dict()) == blunt
+
+
+def test_every_criterion_has_a_cure():
+    assert {f.name.removesuffix("_worst") for f in dataclasses.fields(Thresholds)} == set(CURES)
 
 
 def test_thresholds_by_name():

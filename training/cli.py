@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from surrogate.atomic import write_json
-from surrogate.checkpoint import describe_checkpoint
+from surrogate.checkpoint import Certificate, describe_checkpoint
 from surrogate.errors import ConfigError
-from training.criteria import Thresholds
+from training.criteria import Criterion, Thresholds
 from training.plots import save_figure
 from training.progress import SimulationBar
 from training.simulation import simulate_to_file
@@ -24,7 +24,6 @@ from training.template_plots import plot_templates
 from training.template_validation import TemplateComparison, compare_with_templates
 from training.threads import torch_threads
 from training.truth import TruthComparison, compare_with_truth
-from training.validation import ValidationRecord
 from training.validation_job import validate_checkpoint
 
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")]
@@ -99,7 +98,8 @@ def validate(
         return 0
     thresholds = Thresholds.from_mapping(dict(_name_and_number(text) for text in threshold or []))
     record = validate_checkpoint(checkpoint, events or [], n_events, seed, thresholds, figures, threads)
-    _report(record.to_dict(), json_file, _validation_table(record))
+    title = f"{record.checkpoint}: {'passed' if record.passed else 'not passed'}, {record.n_events:,} fresh events"
+    _report(record.to_dict(), json_file, _criteria_table(title, record.criteria), *record.advice)
     return 0 if record.passed else 1
 
 
@@ -113,16 +113,16 @@ def inspect(
     return 0
 
 
-def _report(record: Mapping[str, Any], json_file: Path | None, *tables: Table) -> None:
-    """Print tables, or the record as JSON to standard output; write it where a file is given."""
+def _report(record: Mapping[str, Any], json_file: Path | None, *shown: Table | str) -> None:
+    """Print tables and lines, or the record as JSON to standard output; write it where a file is given."""
     if json_file is not None and str(json_file) == "-":
         sys.stdout.write(json.dumps(record, indent=2) + "\n")
         return
     if json_file is not None:
         write_json(json_file, record)
     console = Console()
-    for table in tables:
-        console.print(table)
+    for part in shown:
+        console.print(part)
 
 
 def _name_and_number(text: str) -> tuple[str, float]:
@@ -140,14 +140,14 @@ def _table(title: str, rows: Mapping[str, str]) -> Table:
     return table
 
 
-def _validation_table(record: ValidationRecord) -> Table:
-    verdict = "[green]passed[/]" if record.passed else "[red]failed[/]"
-    table = Table(title=f"{record.checkpoint}: {verdict}, {record.n_events:,} fresh events")
-    for heading in ("criterion", "value", "error", "threshold", "passes below", ""):
+def _criteria_table(title: str, criteria: Sequence[Criterion]) -> Table:
+    table = Table(title=title)
+    for heading in ("criterion", "value", "error", "threshold", "limit", "blunt", ""):
         table.add_column(heading, justify="left" if heading in ("criterion", "") else "right")
-    for c in record.criteria:
-        mark = "[green]ok[/]" if c.passed else "[red]fails[/]"
-        table.add_row(c.name, f"{c.value:.5f}", f"{c.error:.5f}", f"{c.threshold:g}", f"{c.limit:.5f}", mark)
+    colours = {"ok": "green", "undecided": "yellow", "fails": "red"}
+    for c in criteria:
+        numbers = f"{c.value:.4f}", f"{c.error:.4f}", f"{c.threshold:g}", f"{c.limit:.4f}", f"{c.bluntness:.2f}"
+        table.add_row(c.name, *numbers, f"[{colours[c.verdict]}]{c.verdict}[/]")
     return table
 
 
@@ -207,9 +207,14 @@ def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
         "NLL, held out": str(metadata.get("metrics", {}).get("held_out_nll", "unknown")),
         "versions": ", ".join(f"{k} {v}" for k, v in content["versions"].items()),
         "identity": content["identity"],
-        "certificate": "none: run 'xeflow validate'" if certificate is None else _verdict(certificate),
+        "certificate": "none: run 'xeflow validate'" if certificate is None else Certificate(**certificate).verdict,
     }
-    return [spaces, _table(str(metadata.get("name", "surrogate")), rows)]
+    tables = [spaces, _table(str(metadata.get("name", "surrogate")), rows)]
+    measured = [] if certificate is None else certificate["metrics"].get("criteria", [])
+    if measured:
+        title = f"certificate, {certificate['metrics']['n_events']:,} fresh events"
+        tables.append(_criteria_table(title, [Criterion.from_dict(c) for c in measured]))
+    return tables
 
 
 def _members(members: Sequence[Mapping[str, Any]]) -> str:
@@ -221,8 +226,3 @@ def _members(members: Sequence[Mapping[str, Any]]) -> str:
     }
     sharing = members[0].get("sharing")
     return str(len(members)) if sharing is None else f"{len(members)}, {shared[sharing]}"
-
-
-def _verdict(certificate: Mapping[str, Any]) -> str:
-    failed = [c["name"] for c in certificate["metrics"].get("criteria", []) if not c["passed"]]
-    return "passed" if certificate["passed"] else f"failed: {', '.join(failed)}"

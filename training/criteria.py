@@ -6,12 +6,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 from surrogate.errors import ConfigError, unknown_name
 
 FALSE_ALARM = 1e-3
 """Probability with which a perfect surrogate fails one criterion."""
+
+BLUNT = 1.5
+"""Error of a measurement, in allowed deviations, above which it decides nothing."""
+
+PERFECT = {"auc": 0.5, "auc_slice": 0.5}
+"""What a perfect surrogate has, where it is not 0."""
+
+Verdict = Literal["ok", "fails", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,8 @@ class Thresholds:
     A criterion is met where value <= threshold + z error (in squares for a root mean square): the error is the
     statistical error of the measurement, and z the normal quantile at which a surrogate that is as good as the
     threshold fails once in a thousand times, also as the worst of many. More fresh events make the test sharper; with
-    few, a good surrogate does not fail by chance.
+    few, a good surrogate does not fail by chance, but nothing is decided where the error exceeds BLUNT times what the
+    threshold allows.
 
     Attributes
     ----------
@@ -113,13 +122,31 @@ class Criterion:
         return self.threshold + z * self.error
 
     @property
+    def bluntness(self) -> float:
+        """The error in units of the deviation that is allowed."""
+        allowed = self.threshold - PERFECT.get(self.name, 0.0)
+        return self.error / allowed if allowed > 0 else math.inf
+
+    @property
+    def verdict(self) -> Verdict:
+        """``fails`` above the limit or without a number; else ``undecided`` if blunt, or ``ok``."""
+        if not self.value <= self.limit:
+            return "fails"
+        return "ok" if self.bluntness <= BLUNT else "undecided"
+
+    @property
     def passed(self) -> bool:
-        """Whether the criterion is met; a value that is not a number is not."""
-        return self.value <= self.limit
+        """Whether the criterion is met, by a measurement that could have found it violated."""
+        return self.verdict == "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self) | {"limit": self.limit, "passed": self.passed}
+        """Return plain data, from which :meth:`from_dict` makes the criterion again."""
+        return asdict(self) | {"limit": self.limit, "verdict": self.verdict, "passed": self.passed}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Criterion:
+        """Return the criterion of plain data."""
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
 
 
 def rms_beyond_noise(deviations: list[float], errors: list[float]) -> tuple[float, float]:

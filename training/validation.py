@@ -18,6 +18,7 @@ from surrogate.checkpoint import load_checkpoint, read_record, write_certificate
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import DataError
 from surrogate.flow_source import FlowSource
+from training.advice import advice
 from training.criteria import Criterion, Thresholds, rms_beyond_noise
 from training.event_set import UnitEvents
 from training.validation_comparison import (
@@ -97,6 +98,8 @@ class ValidationRecord:
         The criteria in order.
     n_events, n_generated
         Fresh accepted events that were used, and generated ones behind the rate.
+    advice
+        What to do about criteria that are not met.
     metrics
         Everything measured, as plain data.
     """
@@ -106,6 +109,7 @@ class ValidationRecord:
     criteria: tuple[Criterion, ...]
     n_events: int
     n_generated: int
+    advice: tuple[str, ...]
     metrics: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,6 +159,7 @@ def validate(
         tuple(criteria),
         sample.events.size,
         int(sample.blocks.n_generated.sum()),
+        tuple(advice(criteria, sample.events.size)),
         _metrics(measured, training_nll),
     )
     metrics = outcome.metrics | {
