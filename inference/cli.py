@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from inference.alea import read_alea
+from inference.alea import inspect_alea
 from inference.asymptotics import IntervalKind
 from inference.cli_options import (
     CertifiedOption,
@@ -34,7 +34,7 @@ from inference.cli_options import (
     name_numbers,
     write_record,
 )
-from inference.neyman_cli import NeymanOptions, limit_from_store, limit_with_toys
+from inference.neyman_cli import NeymanOptions, cls_with_toys, limit_from_store, limit_with_toys
 from inference.report import ReportFiles, fit_report, limit_report, summary_text
 from surrogate.errors import ConfigError
 
@@ -98,6 +98,7 @@ def limit(
     critical: Annotated[
         str, typer.Option(help="Critical values: 'asymptotic', 'toys', or the store of a neyman study.")
     ] = "asymptotic",
+    cls: Annotated[bool, typer.Option("--cls", help="Set an upper limit by CLs, asymptotically or with toys.")] = False,
     toys: ToysOption = 2000,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
@@ -109,18 +110,25 @@ def limit(
 
     Prints the best fit and the limits, and writes the record, figures and a table. Exit code 1 if a fit did not
     converge or the search for a limit failed. With --critical toys it makes a Neyman construction, of which the verb
-    neyman has more options.
+    neyman has more options. With --cls the limit is that of CLs.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
+    if cls and (kind not in (None, "upper") or critical not in ("asymptotic", "toys")):
+        raise ConfigError("--cls gives upper limits, with --critical asymptotic or toys")
     if critical != "asymptotic":
         if hold:
             raise ConfigError("--set: parameters cannot be held in a Neyman construction; change the model instead")
         chosen = kind or built.confidence_interval_kind
-        if critical != "toys":
-            return limit_from_store(built, Path(critical), confidence_level, chosen, output, record)
         options = NeymanOptions(poi, confidence_level, chosen, toys, seed, workers, store, pool=pool)
-        return limit_with_toys(built, options, output, record)
-    interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"))
+        if critical == "toys":
+            return (cls_with_toys if cls else limit_with_toys)(built, options, output, record)
+        if options != NeymanOptions(poi, confidence_level, chosen):
+            raise ConfigError(
+                f"--critical {critical} takes toys made before; --toys, --seed, --workers, --store and --pool are for "
+                "--critical toys"
+            )
+        return limit_from_store(built, Path(critical), options, output, record)
+    interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"), cls)
     console = console_for(record)
     console.print(summary_text(interval.best_fit, interval), markup=False)
     _print_files(console, files)
@@ -136,7 +144,7 @@ def convert_alea(
 
     Exit code 1 if something would change results.
     """
-    conversion = read_alea(model).conversion
+    conversion = inspect_alea(model)
     console = console_for(record)
     for note in conversion.notes:
         console.print(f"{'noted      ' if note.harmless else 'unsupported'}  {note}")

@@ -37,10 +37,11 @@ from inference.cli_options import (
     study_plan,
     write_record,
 )
+from inference.cls_study import cls_study
 from inference.neyman import NeymanInterval, neyman_interval
 from inference.report import default_poi, interval_lines
-from inference.study_report import ToySettings, neyman_study, write_neyman
-from inference.toy_pairs import ToyPairs, read_pairs
+from inference.study_report import ToySettings, neyman_study, stored_pairs, write_neyman
+from inference.toy_pairs import ToyPairs
 from surrogate.errors import ConfigError, unknown_name
 
 #: Where the nuisances of toys can be.
@@ -68,10 +69,10 @@ class NeymanOptions:
     poi: str | None
     confidence_level: float | None
     kind: IntervalKind
-    n_toys: int
-    seed: int
-    workers: int
-    store: Path | None
+    n_toys: int = 2000
+    seed: int = 0
+    workers: int = 1
+    store: Path | None = None
     within: tuple[float, float] | None = None
     points: int = 12
     nuisances: str = "profiled"
@@ -136,13 +137,23 @@ def limit_with_toys(built: Analysis, options: NeymanOptions, output: Path, recor
     return _report(built, found, pairs, output, record, console)
 
 
-def limit_from_store(
-    built: Analysis, store: Path, cl: float | None, kind: IntervalKind, output: Path, record: Path | None
-) -> int:
+def cls_with_toys(built: Analysis, options: NeymanOptions, output: Path, record: Path | None) -> int:
+    """Make toys with and without signal, set the CLs limit, report, and return the exit code."""
+    console = console_for(record)
+    name = default_poi(built.parameters) if options.poi is None else options.poi
+    with study_plan(console, options.workers, options.store) as plan:
+        found, pairs = cls_study(
+            built, name, options.confidence_level, options.n_toys, options.seed, plan, options.points
+        )
+    return _report(built, found, pairs.first_points(options.points), output, record, console)
+
+
+def limit_from_store(built: Analysis, store: Path, options: NeymanOptions, output: Path, record: Path | None) -> int:
     """Set the limit with toys made before, report, and return the exit code."""
-    pairs = read_pairs(store)
-    level = built.confidence_level if cl is None else cl
-    found = neyman_interval(built.likelihood, pairs, level, kind)
+    built.require_certified()
+    pairs = stored_pairs(built, options.poi or default_poi(built.parameters), store)
+    level = built.confidence_level if options.confidence_level is None else options.confidence_level
+    found = neyman_interval(built.likelihood, pairs, level, options.kind)
     return _report(built, found, pairs, output, record, console_for(record))
 
 

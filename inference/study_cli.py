@@ -105,7 +105,7 @@ def sensitivity(
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     level = built.confidence_level if confidence_level is None else confidence_level
-    threshold = stored_critical(critical, level, kind)
+    threshold = stored_critical(built, name, critical, level, kind)
     with study_plan(console, workers, store) as plan:
         truth = name_numbers(at, "--set")
         band, limits = sensitivity_study(
@@ -157,7 +157,7 @@ def coverage(
     console = console_for(record)
     level = built.confidence_level if confidence_level is None else confidence_level
     truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
-    threshold = stored_critical(critical, level, kind)
+    threshold = stored_critical(built, name, critical, level, kind)
     if events and len(at) != 1:
         raise ConfigError(f"--at: the one value of {name} at which the data sets of --events were made is needed")
     with study_plan(console, workers, store) as plan:
@@ -189,13 +189,14 @@ def discovery(
     template: TemplateOption = None,
     index: IndexOption = None,
     drop_outside: DropOption = False,
+    allow_uncertified: CertifiedOption = False,
     record: JsonOption = None,
 ) -> int:
     """Test the background-only hypothesis on the data.
 
     Exit code 1 if a fit failed.
     """
-    built = build_model(model, data, template_path, template, nominal, index, drop_outside, True)
+    built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     with study_plan(console, workers, store) as plan:

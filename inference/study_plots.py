@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from scipy import special
 
 from inference.asymptotics import TWO_SIDED
+from inference.counting import quantile
+from inference.intervals import STATISTIC
 from inference.neyman import NeymanInterval
 from inference.plots import COLOURS, DATA
 from inference.results import ProfileCurve
@@ -16,6 +18,16 @@ from surrogate.errors import DataError
 
 #: The colours of the one- and two-sigma bands that the field is used to.
 GREEN, YELLOW = "#00CC00", "#FFDD00"
+
+#: How the statistics are written (arXiv:1007.1727).
+SYMBOLS = {
+    "t_mu": r"$t_\mu$",
+    "t_mu_tilde": r"$\tilde{t}_\mu$",
+    "q_mu": r"$q_\mu$",
+    "q_mu_tilde": r"$\tilde{q}_\mu$",
+    "q0": "$q_0$",
+    "l_mu": r"$l_\mu$",
+}
 
 
 def _label(parameter: str) -> str:
@@ -75,19 +87,21 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes = figure.subplots()
     chosen = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
     for k, g in enumerate(chosen):
-        t = np.sort(samples[g][np.isfinite(samples[g])])
+        # Toys without valid fits count as infinite, as they do for the critical values.
+        t = np.sort(np.nan_to_num(samples[g], nan=np.inf))
         survival = 1 - np.arange(len(t)) / len(t)
-        critical = float(np.quantile(t, cl, method="inverted_cdf"))
+        critical = quantile(samples[g], cl).value
         colour, label = COLOURS[k % len(COLOURS)], f"{pairs.tested[g]:.4g}: {critical:.3g}"
-        axes.step(t, survival, where="post", color=colour, label=label)
+        axes.step(t[np.isfinite(t)], survival[np.isfinite(t)], where="post", color=colour, label=label)
         axes.plot([critical], [1 - cl], ls="", marker="o", ms=4, color=colour)
     x = np.linspace(0, 12, 400)
-    axes.plot(x, special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
+    tails = 1.0 if statistic in (STATISTIC[kind] for kind in TWO_SIDED) else 0.5
+    axes.plot(x, tails * special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
     axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
     axes.set_yscale("log")
     axes.set_xlim(0, 8)
     axes.set_ylim(1e-3, 1)
-    axes.set_xlabel(statistic)
+    axes.set_xlabel(SYMBOLS.get(statistic, statistic))
     axes.set_ylabel("fraction of toys above")
     axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
     return figure

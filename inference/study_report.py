@@ -24,6 +24,7 @@ from inference.neyman import NeymanInterval, critical_values, neyman_interval, p
 from inference.plots import save_figure
 from inference.pool_choice import PoolChoice
 from inference.results import Interval
+from inference.science_run import model_hash
 from inference.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
 from inference.study import StudyPlan
 from inference.study_plots import plot_critical_values, plot_statistics, plot_toy_limits
@@ -147,7 +148,7 @@ def write_neyman(analysis: Analysis, found: NeymanInterval, pairs: ToyPairs, dir
     known = [f for f in (found.interval.best_fit, found.interval.lower.fit, found.interval.upper.fit) if f is not None]
     curve = analysis.drawn_profile(pairs.poi, drawn, known)
     found.save(directory / "neyman.json")
-    level, statistic = found.interval.confidence_level, STATISTIC["central"]
+    level, statistic = found.interval.confidence_level, found.interval.statistic
     return {
         "record": directory / "neyman.json",
         "critical": save_figure(plot_critical_values(found, curve), directory / "critical_values.png"),
@@ -155,11 +156,29 @@ def write_neyman(analysis: Analysis, found: NeymanInterval, pairs: ToyPairs, dir
     }
 
 
-def stored_critical(path: Path | None, cl: float, kind: IntervalKind) -> float | CriticalCurve:
+def stored_pairs(analysis: Analysis, poi: str, path: Path) -> ToyPairs:
+    """Return the toys of a construction made before.
+
+    Raises
+    ------
+    DataError
+        If they are of another model, or of another parameter of interest.
+    """
+    pairs = read_pairs(path)
+    if pairs.poi != poi:
+        raise DataError(f"{path}: its critical values are those of {pairs.poi}, not of {poi}")
+    if pairs.model_hash != model_hash(analysis.parameters, analysis.runs):
+        raise DataError(f"{path}: its toys were made with another model; make them again")
+    return pairs
+
+
+def stored_critical(
+    analysis: Analysis, poi: str, path: Path | None, cl: float, kind: IntervalKind
+) -> float | CriticalCurve:
     """Return critical values from the store of a construction, or the asymptotic one if there is none."""
     if path is None:
         return critical_value(cl, kind)
-    return critical_values(read_pairs(path), cl, STATISTIC[kind])
+    return critical_values(stored_pairs(analysis, poi, path), cl, STATISTIC[kind])
 
 
 def sensitivity_study(
@@ -285,7 +304,14 @@ def coverage_of_files(
 
 
 def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None = None) -> Discovery:
-    """Test the background-only hypothesis on the data: asymptotically, and with toys where settings are given."""
+    """Test the background-only hypothesis on the data: asymptotically, and with toys where settings are given.
+
+    Raises
+    ------
+    UncertifiedError
+        If a surrogate has no valid certificate and that was not allowed.
+    """
+    analysis.require_certified()
     if settings is None:
         return discovery(analysis.likelihood, poi)
     toys = settings.pairs(analysis, poi, profiled_points(analysis.likelihood, poi, [0.0]))

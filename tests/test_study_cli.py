@@ -146,3 +146,25 @@ def test_fits_in_the_layout_of_alea(files, tmp_path):
     assert np.isnan(zero["ul"]).all()
     with pytest.raises(DataError, match="no result file"):
         read_fits(files[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--toys", "9"], "takes toys made before"),
+        (["--seed", "3"], "takes toys made before"),
+        (["--poi", "er_rate_multiplier"], "not of er_rate_multiplier"),
+        (["--nominal", "er_rate_multiplier=1.1"], "another model"),
+    ],
+)
+def test_a_store_is_not_bent_to_another_question(files, construction, words, message, tmp_path, capsys):
+    _, model, data = files
+    limit = ["limit", model, "--data", data, "--critical", str(construction[1]), "--output", str(tmp_path), *words]
+    assert xeflow.main(limit) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_sensitivities_refuse_critical_values_of_another_model(files, construction, tmp_path, capsys):
+    words = ["sensitivity", files[1], "--toys", "10", "--critical", str(construction[1]), "--output", str(tmp_path)]
+    assert xeflow.main([*words, "--nominal", "er_rate_multiplier=1.1"]) == 2
+    assert "another model" in capsys.readouterr().err
