@@ -91,17 +91,62 @@ def test_theta_from_a_table(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".npz", ".csv"])
-def test_theta_per_event(tmp_path: Path, suffix: str) -> None:
-    """Each event carries its theta: equal ones become a block; how many were generated is not known."""
+def test_theta_per_row(tmp_path: Path, suffix: str) -> None:
+    """Each row is a generated event with its theta: equal ones become a block; lost ones count as generated."""
     data = columns()
+    data["kept"] = (np.arange(N) % 3 > 0).astype(float)
+    data["s1"][0] = np.nan  # of a lost event nothing need be known
     source = write(tmp_path / f"foreign{suffix}", data)
-    rules = mapping(nuisances=[{**ELIFE, "factor": 1e-3}, G1], theta="columns")
-    record = convert_events(rules, [source], tmp_path / "events.h5")
-    assert record.n_blocks == 4
+    blocks = {"nuisances": [{**ELIFE, "factor": 1e-3}, G1], "theta": "columns", "n_generated": "rows", "kept": "kept"}
+    record = convert_events(mapping(**blocks), [source], tmp_path / "events.h5")
+    kept = data["kept"] > 0
+    assert (record.n_read, record.n_kept, record.n_blocks) == (N, kept.sum(), 4)
     with EventFile.open(tmp_path / "events.h5") as file:
-        assert file.blocks().n_generated is None
-        expected = np.stack([data["elife"] * 1e-3, data["g1"]], axis=1)
-        assert file.read().theta == pytest.approx(expected, rel=1e-6)
+        found, events = file.blocks(), file.read()
+        expected = np.stack([data["elife"] * 1e-3, data["g1"]], axis=1)[kept]
+        assert events.theta == pytest.approx(expected, rel=1e-6)
+        assert events.x[:, 0] == pytest.approx(data["s1"][kept], rel=1e-6)
+    for theta, generated, accepted in zip(found.theta, found.n_generated, found.n_accepted, strict=True):
+        mine = np.isclose(data["g1"], theta[1])
+        assert (generated, accepted) == (mine.sum(), (mine & kept).sum())
+
+
+def test_rows_outside_the_windows_are_lost(tmp_path: Path) -> None:
+    data = columns()
+    data["s1"] *= 1.25
+    source = write(tmp_path / "foreign.csv", data)
+    inside = (data["s1"] <= 100).sum()
+    convert_events(mapping(n_generated="rows", outside="drop"), [source, source], tmp_path / "events.h5")
+    with EventFile.open(tmp_path / "events.h5") as file:
+        assert file.blocks().n_generated.tolist() == [N, N]
+        assert file.blocks().n_accepted.tolist() == [inside, inside]
+
+
+def test_a_table_of_all_generated_thetas(tmp_path: Path) -> None:
+    """Kept events alone, each with its row in the table of what was generated; or rows that are counted."""
+    rng = np.random.default_rng(4)
+    thrown = np.stack([rng.uniform(200, 900, 2 * N), rng.uniform(0.05, 0.2, 2 * N)], axis=1)
+    data = columns() | {"table": thrown, "index": np.sort(rng.permutation(2 * N)[:N])}
+    source = write(tmp_path / "foreign.h5", data)
+    rules = {"nuisances": [{**ELIFE, "column": 0}, {**G1, "column": 1}], "theta": TABLE["theta"]}
+    convert_events(mapping(**rules, n_generated=1), [source], tmp_path / "events.h5")
+    with EventFile.open(tmp_path / "events.h5") as file:
+        assert file.blocks().n_generated.tolist() == [1] * (2 * N)
+        assert file.blocks().n_accepted.sum() == N
+        assert file.read().theta == pytest.approx(thrown[data["index"]], rel=1e-6)
+    convert_events(mapping(**rules, n_generated="rows"), [source], tmp_path / "events.h5")
+    with EventFile.open(tmp_path / "events.h5") as file:
+        assert np.array_equal(file.blocks().n_generated, file.blocks().n_accepted)
+
+
+def test_a_bad_value_is_found_at_its_row_of_the_file(tmp_path: Path) -> None:
+    values = np.zeros(SLAB + 10, dtype=np.float32)
+    values[SLAB + 7] = np.nan
+    with h5py.File(tmp_path / "long.h5", "w") as file:
+        file["s1"] = values
+    rules = EventMapping.model_validate({"observables": [S1]})
+    with pytest.raises(DataError, match=rf"not finite \(row {SLAB + 7}, counted from 0\)"):
+        convert_events(rules, [tmp_path / "long.h5"], tmp_path / "events.h5")
 
 
 def test_theta_per_file(tmp_path: Path) -> None:
@@ -177,7 +222,7 @@ def test_events_outside_are_an_error_or_dropped(tmp_path: Path) -> None:
     ("column", "value", "message"),
     [
         ("s1", np.nan, "s1 has a value that is not finite"),
-        ("index", 9, r"theta index 0 \.\. 9 must be in 0 \.\. 3"),
+        ("index", 9, r"theta index 9 must be a whole number in 0 \.\. 3"),
         ("generated", 0, "were kept of 0 generated"),
         ("table", 5.0, "elife = 0.005 us lies outside its range"),
     ],
@@ -186,6 +231,14 @@ def test_bad_events(tmp_path: Path, column: str, value: float, message: str) -> 
     data = columns()
     data[column][0] = value
     with pytest.raises(DataError, match=message):
+        convert_events(mapping(**TABLE), [write(tmp_path / "foreign.h5", data)], tmp_path / "events.h5")
+
+
+def test_a_fractional_index_is_refused(tmp_path: Path) -> None:
+    data = columns()
+    data["index"] = data["index"] + 0.0
+    data["index"][3] = 1.7
+    with pytest.raises(DataError, match=r"theta index 1\.7 must be a whole number"):
         convert_events(mapping(**TABLE), [write(tmp_path / "foreign.h5", data)], tmp_path / "events.h5")
 
 
@@ -229,7 +282,17 @@ def test_unreadable_files(tmp_path: Path) -> None:
         ({"n_generated": {"column": "generated"}}, "from a table"),
         ({"nuisances": [G1], "theta": {"table": "t", "index": "i"}}, "its number in the table"),
         ({"nuisances": [{**G1, "column": 0}], "theta": "columns"}, "name of an event column"),
-        ({"nuisances": [G1], "theta": "columns", "n_generated": 5}, "per file under theta"),
+        ({"nuisances": [G1], "theta": "columns", "n_generated": 5}, "theta: columns needs n_generated: rows"),
+        ({"nuisances": [G1], "theta": "columns"}, "lost ones included; for files of kept events alone"),
+        ({"kept": "flag", "n_generated": 5}, "which rows were kept of n_generated: rows"),
+        (
+            {
+                "nuisances": [G1],
+                "theta": [{"file": "a.csv", "values": {"g1": 0.1}, "n_generated": 5}],
+                "n_generated": "rows",
+            },
+            "give no numbers under theta",
+        ),
         ({"observables": []}, "observables"),
     ],
 )

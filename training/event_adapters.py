@@ -53,6 +53,12 @@ class _BlockTable:
         self.size += len(theta)
         return first
 
+    def count(self, rows: IntArray) -> None:
+        """Count generated events of the blocks added last: the number of its block there, for each."""
+        known = self.n_generated.pop()
+        counts = np.bincount(rows, minlength=len(self.theta[-1]))
+        self.n_generated.append(counts if known is None else known + counts)
+
     def joined(self, dim: int) -> tuple[FloatArray, IntArray | None]:
         """Return theta (nb, K) and the counts, None where any are unknown."""
         theta = np.concatenate([np.zeros((0, dim)), *self.theta])
@@ -125,21 +131,34 @@ def _rows(mapping: EventMapping, file: ForeignFile, table: _BlockTable) -> Itera
     """Yield converted rows of one file with the number of events read, and enter its blocks in the table."""
     first = _file_blocks(mapping, file, table)
     theta = mapping.theta
-    per_event = [n.name if n.column is None else str(n.column) for n in mapping.nuisances] if theta == "columns" else []
-    names = [*(o.source for o in mapping.observables), *(t.source for t in mapping.truth), *per_event]
-    names += [mapping.weight] if mapping.weight else []
+    names = [*(o.source for o in mapping.observables), *(t.source for t in mapping.truth)]
+    names += [name for name in (mapping.weight, mapping.kept) if name is not None]
     names += [theta.index] if isinstance(theta, ThetaTable) else []
+    names += [n.source for n in mapping.nuisances] if theta == "columns" else []
+    start = 0
     for slab in file.slabs(sorted(set(names))):
-        rows = _converted(mapping, slab)
-        inside = _inside(mapping, rows, file.path)
-        if isinstance(theta, ThetaTable):
-            block = first + _checked_index(slab[theta.index], table.size - first, file.path)
-        elif theta == "columns":
-            block = _unique_blocks(mapping, np.stack([slab[name] for name in per_event], axis=1), table)
-        else:
-            block = np.full(len(inside), first)
-        rows["events/block"] = block.astype(np.int32)
-        yield {path: column[inside] for path, column in rows.items()}, len(inside)
+        block = _slab_blocks(mapping, slab, first, table, file.path)
+        kept = np.arange(len(block)) if mapping.kept is None else np.flatnonzero(slab[mapping.kept])
+        rows = _converted(mapping, {name: column[kept] for name, column in slab.items()})
+        rows["events/block"] = block[kept].astype(np.int32)
+        inside = _inside(mapping, rows, file.path, start + kept)
+        yield {path: column[inside] for path, column in rows.items()}, len(block)
+        start += len(block)
+
+
+def _slab_blocks(
+    mapping: EventMapping, slab: dict[str, AnyArray], first: int, table: _BlockTable, path: Path
+) -> IntArray:
+    """Return the block of each row, and count the rows as generated events where they are."""
+    theta, length = mapping.theta, len(next(iter(slab.values())))
+    if theta == "columns":
+        return _unique_blocks(mapping, slab, table, path)
+    block: IntArray = np.zeros(length, dtype=np.int64)
+    if isinstance(theta, ThetaTable):
+        block = _checked_index(slab[theta.index], table.size - first, path)
+    if mapping.n_generated == "rows":
+        table.count(block)
+    return first + block
 
 
 def _converted(mapping: EventMapping, slab: dict[str, AnyArray]) -> dict[str, AnyArray]:
@@ -153,8 +172,8 @@ def _converted(mapping: EventMapping, slab: dict[str, AnyArray]) -> dict[str, An
     return rows
 
 
-def _inside(mapping: EventMapping, rows: dict[str, AnyArray], path: Path) -> AnyArray:
-    """Return which events lie in all windows.
+def _inside(mapping: EventMapping, rows: dict[str, AnyArray], path: Path, number: IntArray) -> AnyArray:
+    """Return which events, of these row numbers in the file, lie in all windows.
 
     Raises
     ------
@@ -163,9 +182,8 @@ def _inside(mapping: EventMapping, rows: dict[str, AnyArray], path: Path) -> Any
     """
     for name, column in rows.items():
         if not np.isfinite(column).all():
-            raise DataError(
-                f"{path}: {name.split('/')[1]} has a value that is not finite (row {np.argmin(np.isfinite(column))})"
-            )
+            row = number[np.argmin(np.isfinite(column))]
+            raise DataError(f"{path}: {name.split('/')[1]} has a value that is not finite (row {row}, counted from 0)")
     inside = np.ones(len(next(iter(rows.values()))), dtype=bool)
     for o in mapping.observables:
         column = rows[f"events/{o.name}"].astype(np.float64)
@@ -180,10 +198,11 @@ def _inside(mapping: EventMapping, rows: dict[str, AnyArray], path: Path) -> Any
     return inside
 
 
-def _checked_index(index: AnyArray, n: int, path: Path) -> AnyArray:
-    if len(index) and (index.min() < 0 or index.max() >= n):
-        raise DataError(f"{path}: theta index {index.min()} .. {index.max()} must be in 0 .. {n - 1}")
-    return index
+def _checked_index(index: AnyArray, n: int, path: Path) -> IntArray:
+    wrong = ~((index >= 0) & (index < n) & (index == np.floor(index)))
+    if wrong.any():
+        raise DataError(f"{path}: theta index {index[wrong][0]:g} must be a whole number in 0 .. {n - 1}")
+    return index.astype(np.int64)
 
 
 def _file_blocks(mapping: EventMapping, file: ForeignFile, table: _BlockTable) -> int:
@@ -194,15 +213,20 @@ def _file_blocks(mapping: EventMapping, file: ForeignFile, table: _BlockTable) -
     if theta == "columns":
         return table.size
     if theta is None:
-        generated = mapping.n_generated if isinstance(mapping.n_generated, int) else None
-        return table.add(np.zeros((1, 0)), None if generated is None else np.array([generated]))
+        return table.add(np.zeros((1, 0)), _stated(mapping, 1))
     found = [entry for entry in theta if isinstance(entry, FileTheta) and Path(file.path).match(entry.file)]
     if len(found) != 1:
         raise ConfigError(f"{file.path}: {len(found)} entries under theta match this file, must be one")
     values = np.array([[_value(found[0], n.name) for n in mapping.nuisances]])
     _check_theta(mapping, values, file.path)
     generated = found[0].n_generated
-    return table.add(values, None if generated is None else np.array([generated]))
+    return table.add(values, _stated(mapping, 1) if generated is None else np.array([generated]))
+
+
+def _stated(mapping: EventMapping, n_blocks: int) -> IntArray | None:
+    """Return the generated events that the mapping states for each block: none yet where rows are to be counted."""
+    stated = 0 if mapping.n_generated == "rows" else mapping.n_generated
+    return np.full(n_blocks, stated) if isinstance(stated, int) else None
 
 
 def _value(entry: FileTheta, name: str) -> float:
@@ -221,26 +245,28 @@ def _table_blocks(mapping: EventMapping, theta: ThetaTable, file: ForeignFile, t
     values = values[:, columns] * np.array([n.factor for n in mapping.nuisances])
     _check_theta(mapping, values, file.path)
     counts = mapping.n_generated
-    generated = file.array(counts.column).astype(np.int64) if isinstance(counts, CountColumn) else None
-    if generated is not None and len(generated) != len(values):
+    if not isinstance(counts, CountColumn):
+        return table.add(values, _stated(mapping, len(values)))
+    generated = file.array(counts.column).astype(np.int64)
+    if len(generated) != len(values):
         raise DataError(f"{file.path}: {len(generated)} generated counts for {len(values)} rows of theta")
     return table.add(values, generated)
 
 
-def _unique_blocks(mapping: EventMapping, values: AnyArray, table: _BlockTable) -> AnyArray:
-    """Enter the distinct thetas of a slab as blocks, and return the block of each event."""
-    scaled = values.astype(np.float64) * np.array([n.factor for n in mapping.nuisances])
-    unique, index = np.unique(scaled, axis=0, return_inverse=True)
-    _check_theta(mapping, unique, None)
-    return table.add(unique, None) + index.reshape(-1)
+def _unique_blocks(mapping: EventMapping, slab: dict[str, AnyArray], table: _BlockTable, path: Path) -> IntArray:
+    """Enter the distinct thetas of a slab as blocks with their numbers of rows, and return the block of each row."""
+    values = np.stack([slab[n.source].astype(np.float64) * n.factor for n in mapping.nuisances], axis=1)
+    unique, index, counts = np.unique(values, axis=0, return_inverse=True, return_counts=True)
+    _check_theta(mapping, unique, path)
+    return table.add(unique, counts) + index.reshape(-1)
 
 
-def _check_theta(mapping: EventMapping, theta: FloatArray, path: Path | None) -> None:
+def _check_theta(mapping: EventMapping, theta: FloatArray, path: Path) -> None:
     """Raise unless every theta lies in the ranges of the mapping."""
     for k, n in enumerate(mapping.nuisances):
         outside = ~((theta[:, k] >= n.low) & (theta[:, k] <= n.high))
         if outside.any():
             raise DataError(
-                f"{path or 'events'}: {n.name} = {theta[outside, k][0]:g} {n.unit} lies outside its range "
+                f"{path}: {n.name} = {theta[outside, k][0]:g} {n.unit} lies outside its range "
                 f"[{n.low:g}, {n.high:g}]; correct the range or the factor"
             )

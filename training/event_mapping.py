@@ -62,6 +62,11 @@ class NuisanceColumn(Block):
     column: str | int | None = None
     factor: float = 1.0
 
+    @property
+    def source(self) -> str:
+        """The column of the events to read."""
+        return self.name if self.column is None else str(self.column)
+
     def build(self) -> Nuisance:
         """Return the nuisance parameter."""
         return Nuisance(self.name, self.unit, self.low, self.high, self.nominal, self.scale)
@@ -110,16 +115,20 @@ class AttributeValue(Block):
 class EventMapping(Block):
     """What the columns of a foreign file mean.
 
-    ``theta`` is a table with an index column, a list of values per file, ``columns`` (each event carries its own
-    values in the columns of the nuisance parameters), or absent where there are no nuisance parameters.
-    ``n_generated`` is a number per file, a column of the table, or absent: then the events carry a density but no
-    acceptance.
+    ``theta`` is a table with an index column, a list of values per file, ``columns`` (each row carries its own values
+    in the columns of the nuisance parameters), or absent where there are no nuisance parameters.
+
+    ``n_generated`` is ``rows`` where each row of the files is a generated event, lost ones included: those whose column
+    ``kept`` is 0, and with ``outside: drop`` those outside the windows. Otherwise it is a column of the table, a number
+    per row of the table or per file, or absent: then nothing can be trained, for want of an acceptance. Thetas in
+    columns need ``rows``: kept events alone do not tell how many were generated at which theta.
     """
 
     observables: Annotated[tuple[ObservableColumn, ...], Field(min_length=1)]
     nuisances: tuple[NuisanceColumn, ...] = ()
     theta: ThetaTable | tuple[FileTheta, ...] | Literal["columns"] | None = None
-    n_generated: CountColumn | int | None = None
+    n_generated: CountColumn | Literal["rows"] | Annotated[int, Field(ge=1)] | None = None
+    kept: str | None = None
     generated_rate: AttributeValue | float | None = None
     weight: str | None = None
     truth: tuple[TruthColumn, ...] = ()
@@ -131,12 +140,22 @@ class EventMapping(Block):
             raise ValueError("give theta exactly when there are nuisances")
         if isinstance(self.n_generated, CountColumn) and not isinstance(self.theta, ThetaTable):
             raise ValueError("n_generated from a column needs theta from a table")
-        if isinstance(self.n_generated, int) and self.theta is not None:
+        if isinstance(self.n_generated, int) and isinstance(self.theta, tuple):
             raise ValueError("n_generated as a number is for files without theta; give it per file under theta")
+        if self.n_generated == "rows" and isinstance(self.theta, tuple) and any(t.n_generated for t in self.theta):
+            raise ValueError("n_generated: rows counts the events of each file; give no numbers under theta")
+        if self.kept is not None and self.n_generated != "rows":
+            raise ValueError("kept says which rows were kept of n_generated: rows; leave it out, or count the rows")
         if isinstance(self.theta, ThetaTable) and any(not isinstance(n.column, int) for n in self.nuisances):
             raise ValueError("with a theta table, the column of a nuisance is its number in the table (0, 1, ...)")
         if self.theta == "columns" and any(isinstance(n.column, int) for n in self.nuisances):
             raise ValueError("with theta: columns, the column of a nuisance is the name of an event column")
+        if self.theta == "columns" and self.n_generated != "rows":
+            raise ValueError(
+                "theta: columns needs n_generated: rows, and files with a row for each generated event, lost ones "
+                "included; for files of kept events alone give a table of all generated thetas and the row of each "
+                "event in it (theta: {table: ..., index: ...}, n_generated: 1)"
+            )
         return self
 
     @property
