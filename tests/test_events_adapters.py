@@ -318,7 +318,7 @@ def test_slabs_cover_long_files(tmp_path: Path) -> None:
 def test_flamedisx_files_as_they_are(shared: Path, tmp_path: Path, recoil: str, n: int, rate: float) -> None:
     """Events of flamedisx 2.1.0: the rate from kept over generated is the exact one, within its error."""
     source = shared / "data" / "flamedisx" / f"{recoil}_events.h5"
-    rules = read_mapping(ROOT / "configs" / "events" / f"flamedisx_{recoil}.yaml")
+    rules = read_mapping(ROOT / "configs" / "events" / "flamedisx.yaml")
     record = convert_events(rules, [source], tmp_path / "events.h5")
     assert record.n_kept == record.n_read == n
     with EventFile.open(tmp_path / "events.h5") as file, h5py.File(source) as original:
