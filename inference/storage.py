@@ -1,8 +1,9 @@
 """Result stores of studies: one HDF5 file that grows chunk by chunk and is complete and readable at every instant.
 
-HDF5 itself does not survive being killed while it writes. Each append therefore copies the file, adds to the copy and
-renames it over the old one: after ``kill -9`` the file holds every chunk but the one in the making, and the study goes
-on from there. A store describes itself:
+HDF5 itself does not survive being killed while it writes. Rows are therefore added to a copy of the file, which is then
+renamed over the old one: after ``kill -9`` the file is whole, and the study goes on from there. Copying a file that has
+grown takes time; rows wait in memory until writing them costs no more than a twentieth of the time since the last ones
+were written, and that much work is what a kill can lose. A store describes itself:
 
     /columns/<name>   (N, ...) one row per toy, attribute ``unit``
     /chunks           (n, 3) int64: point, first toy, number of toys of each chunk; in the order of the rows
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +29,9 @@ from surrogate.errors import DataError
 
 FORMAT = "xeflow-study"
 FORMAT_VERSION = 1
+
+#: Rows wait until this many times the last writing time has passed.
+PATIENCE = 20
 RECORDED_PACKAGES = ("xeflow", "torch", "numpy", "scipy", "h5py")
 
 
@@ -59,16 +64,19 @@ class FileStore:
 
     def __init__(self, path: str | Path, header: StudyHeader) -> None:
         self.path, self.header = Path(path), header
+        self._pending: dict[Chunk, dict[str, np.ndarray]] = {}
+        self._next_write = 0.0
         if self.path.exists():
             _require_same(self.path, header)
         else:
             with replacing_file(self.path) as temporary, h5py.File(temporary, "w") as file:
                 _write_header(file, header)
+        with h5py.File(self.path, "r") as file:
+            self._written = _chunks(file)
 
     def done(self) -> set[Chunk]:
-        """Return the chunks that are stored."""
-        with h5py.File(self.path, "r") as file:
-            return _chunks(file)
+        """Return the chunks that are stored, or wait to be written."""
+        return self._written | set(self._pending)
 
     def append(self, chunk: Chunk, columns: Columns) -> None:
         """Store the rows of one chunk, whole or not at all.
@@ -78,23 +86,38 @@ class FileStore:
         DataError
             If a column is missing or does not have one row per toy, or some of the toys are stored already.
         """
-        rows = check_rows(self.header, chunk, columns, self.done())
-        with replacing_file(self.path) as temporary:
-            shutil.copyfile(self.path, temporary)
-            with h5py.File(temporary, "r+") as file:
-                for name, values in rows.items():
-                    _extend(file["columns"], name, values, self.header.units[name])
-                _extend(file, "chunks", np.array([[chunk.point, chunk.first, chunk.size]], dtype=np.int64), "")
+        self._pending[chunk] = check_rows(self.header, chunk, columns, self.done())
+        if time.monotonic() >= self._next_write:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self._pending:
+            self._write("running")
 
     def finish(self) -> None:
-        """Mark the study as complete."""
+        """Write what waits and mark the study as complete."""
+        self._write("complete")
+
+    def _write(self, status: str) -> None:
+        start, waiting = time.monotonic(), self._pending
         with replacing_file(self.path) as temporary:
             shutil.copyfile(self.path, temporary)
             with h5py.File(temporary, "r+") as file:
-                file.attrs["status"] = "complete"
+                for name in self.header.units if waiting else ():
+                    rows = np.concatenate([columns[name] for columns in waiting.values()])
+                    _extend(file["columns"], name, rows, self.header.units[name])
+                chunks = np.array([[c.point, c.first, c.size] for c in waiting], dtype=np.int64).reshape(-1, 3)
+                _extend(file, "chunks", chunks, "")
+                file.attrs["status"] = status
+        self._written |= set(waiting)
+        self._pending = {}
+        end = time.monotonic()
+        self._next_write = end + PATIENCE * (end - start)
 
     def read(self) -> dict[str, np.ndarray]:
         """Return all rows by column, by point and toy."""
+        self.flush()
         with h5py.File(self.path, "r") as file:
             chunks, columns = file["chunks"][()], {name: item[()] for name, item in file["columns"].items()}
         point = np.repeat(chunks[:, 0], chunks[:, 2])

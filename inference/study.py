@@ -252,10 +252,13 @@ def run_study(
     done = sum(c.size for c in stored)
     total = done + sum(c.size for c in missing)
     plan.progress(done, total)
-    for chunk, columns in plan.executor.run(work, missing):
-        store.append(chunk, columns)
-        done += chunk.size
-        plan.progress(done, total)
+    try:
+        for chunk, columns in plan.executor.run(work, missing):
+            store.append(chunk, columns)
+            done += chunk.size
+            plan.progress(done, total)
+    finally:
+        store.flush()
     if missing:
         store.finish()
     return store.read()

@@ -84,6 +84,10 @@ class Store(Protocol):
         """Store the rows of one chunk, whole or not at all."""
         ...
 
+    def flush(self) -> None:
+        """Write the rows that wait to be written."""
+        ...
+
     def finish(self) -> None:
         """Mark the study as complete."""
         ...
@@ -122,6 +126,9 @@ class MemoryStore:
     def append(self, chunk: Chunk, columns: Columns) -> None:
         """Keep the rows of one chunk."""
         self._parts[chunk] = check_rows(self.header, chunk, columns, self.done())
+
+    def flush(self) -> None:
+        """Do nothing: nothing waits."""
 
     def finish(self) -> None:
         """Do nothing: what is in memory needs no mark."""

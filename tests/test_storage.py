@@ -92,6 +92,25 @@ def test_a_store_describes_itself(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name != "study.h5"]
 
 
+def test_rows_wait_in_memory_while_writing_is_slow(tmp_path, monkeypatch):
+    """The file is written anew only where that takes little of the time; what waits counts as done and is not lost."""
+    store, clock = FileStore(tmp_path / "study.h5", HEADER), [100.0]
+    writes = []
+    monkeypatch.setattr("inference.storage.time.monotonic", lambda: clock[0])
+    write = h5py.File.__enter__
+    monkeypatch.setattr(h5py.File, "__enter__", lambda file: (clock.__setitem__(0, clock[0] + 0.5), write(file))[1])
+    for k in range(40):
+        store.append(Chunk(0, k, 1), Squares()(Chunk(0, k, 1)))
+        clock[0] += 1.0
+        writes.append(len(store._written))
+    assert len(set(writes)) == 4  # at 100 s, and then every 10 s
+    assert len(store.done()) == 40
+    with pytest.raises(DataError, match="stored already"):
+        store.append(Chunk(0, 39, 1), Squares()(Chunk(0, 39, 1)))
+    assert read_header(store.path)[1] == "running"
+    np.testing.assert_array_equal(store.read()["square"], expected(1, 40)[1])
+
+
 def test_toys_can_be_added_with_another_chunk_size(tmp_path):
     path = tmp_path / "study.h5"
     run_study(HEADER, Squares(), 2, 10, StudyPlan(4, path))
