@@ -18,8 +18,8 @@ from surrogate.flow_config import MIXTURES, FlowConfig
 from surrogate.masked_network import MaskedNetwork, MaskedWeights, masked_weights
 from surrogate.mixture_kernel import MixtureKernel, Shift
 
-CPU_BYTES = 24 * 2**20
-"""Memory of a chunk's buffers on a CPU: within its last cache, and enough events to hide the start of operations."""
+CPU_BYTES = 40 * 2**20
+"""Memory of a chunk's buffers on a CPU: about its last cache, and enough events to hide the start of operations."""
 
 DEVICE_BYTES = 2**30
 """The same on other devices, where many events must be in flight."""
@@ -81,7 +81,9 @@ class FlowKernel:
 
     @torch.no_grad()
     def _run(self, u: Tensor, theta: Tensor, gradient: Tensor | None) -> Tensor:
-        u, theta = u.to(self.dtype), theta.to(self.dtype)
+        # events run along the last axis of memory, coordinates in autoregressive order
+        u = u.to(self.dtype).T[list(self.config.permutation)].T
+        theta = theta.to(self.dtype).T.contiguous().T
         total = u.new_empty(len(u))
         if not len(u):
             return total
@@ -107,7 +109,7 @@ class FlowKernel:
     def _chunk(self, u: Tensor) -> int:
         """Return the length of chunks: as equal as can be, since each length needs a workspace."""
         hidden, blocks = self.weights.ends[-1], len(self.weights.blocks)
-        per_event = u.element_size() * (hidden * (2 * blocks + 5) + 18 * self.config.components)
+        per_event = u.element_size() * (hidden * (2 * blocks + 6) + 16 * u.shape[-1] * self.config.components)
         most = max(LEAST, (CPU_BYTES if u.device.type == "cpu" else DEVICE_BYTES) // per_event)
         equal = math.ceil(len(u) / math.ceil(len(u) / most))
         return min(len(u), ALIGN * math.ceil(equal / ALIGN))
@@ -123,32 +125,22 @@ class _Chunk:
         self._features = config.features()
         self._guides = config.guide_set() if config.guides else None
         guided = {guide.observable for guide in config.guides}
-        self._guided = [config.observables.names[d] in guided for d in config.permutation]
+        self._guided = [j for j, d in enumerate(config.permutation) if config.observables.names[d] in guided]
         self._network = MaskedNetwork(kernel.weights, n)
-        self._mixture = MixtureKernel(config.mixture(), n, like)
-        self._raw = like.new_empty(3 * config.components, n)
+        self._mixture = MixtureKernel(config.mixture(), config.observables.dim, n, like)
 
     def evaluate(self, u: Tensor, theta: Tensor, total: Tensor, slopes: bool) -> Tensor:
         """Write ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
-        total.zero_()
-        u = u[:, list(self._config.permutation)]
-        columns = u.T.contiguous()
-        self._network.forward(
-            (2.0 * cell_centres(u, self._config.cells) - 1.0).T.contiguous(), self._features.values(theta).T
-        )
-        delta, first, _ = self._guides.delta_jet(u, theta) if self._guides else (None, None, None)
-        gradient = torch.zeros_like(theta)
-        for d in range(len(columns)):
-            shift = None
-            if self._guides is not None and delta is not None and self._guided[d]:
-                shift = Shift(delta[:, d], *self._guides.scales[d])
-            raw = self._network.output(d, self._raw)
-            by_delta = self._mixture.add_log_density(columns[d], raw, total, shift, slopes)
-            if slopes:
-                self._network.add_gradient(d, raw)
-            if by_delta is not None and first is not None:
+        config = self._config
+        raw = self._network.forward((2.0 * cell_centres(u, config.cells) - 1.0).T, self._features.values(theta).T)
+        gradient, shifts = torch.zeros_like(theta), {}
+        if self._guides is not None:
+            delta, first, _ = self._guides.delta_jet(u, theta)
+            shifts = {d: Shift(delta[:, d], *self._guides.scales[d]) for d in self._guided}
+        self._mixture.log_density(u.T, raw, shifts, total)
+        if slopes:
+            for d, by_delta in self._mixture.slopes(raw, shifts).items():
                 gradient.addcmul_(first[:, :, d], by_delta.unsqueeze(-1))
-        if slopes and self._features.dim:
             slope, _ = self._features.derivatives(theta)
             gradient.add_(self._features.gather(self._network.context_gradient().T * slope, -1))
         return gradient

@@ -6,13 +6,14 @@ The network is nflows' residual MADE (Germain et al., arXiv:1502.03509; Durkan e
     h_{j+1} = h_j + V_j a(U_j a(h_j) + C_j t),      raw_d = R_d h,
 
 with biases, input x, context t and activation a. Hidden units are sorted by their degree: a mask is then block lower
-triangular, and the products skip the blocks above the diagonal. Events run along the last axis, which makes the blocks
+triangular, and products go column by column of blocks, from the diagonal down. Each of them reads other units than the
+one before, so that the units are packed for multiplication once. Events run along the last axis, which makes the blocks
 contiguous; results are written into a workspace that is used over and over.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class MaskedWeights:
     blocks
         The residual blocks.
     outputs
-        One matrix [bias, R_d] (P, 1 + ends[d]) for each of the D coordinates.
+        [bias, R] (D P, 1 + H), P rows for each of the D coordinates; those of coordinate d see ends[d] units.
     activation
         A key of :data:`ACTIVATIONS`.
     """
@@ -54,7 +55,7 @@ class MaskedWeights:
     inputs: Tensor
     context: Tensor
     blocks: tuple[MaskedBlock, ...]
-    outputs: tuple[Tensor, ...]
+    outputs: Tensor
     activation: str
 
     @property
@@ -84,8 +85,6 @@ def masked_weights(made: Any, dim: int, activation: str, like: Tensor) -> Masked
     order = torch.argsort(degrees, stable=True)
     ends = tuple(int((degrees <= degree).sum()) for degree in range(1, dim + 1))
     final = _layer(made.final_layer, ALL, order, like)
-    size = len(final) // (dim + 1)
-    outputs = [final[(d + 1) * size : (d + 2) * size, : 1 + end].contiguous() for d, end in enumerate(ends)]
     context = like.new_zeros(len(order), 1)
     if hasattr(made, "context_layer"):
         context = _layer(made.context_layer, order, ALL, like).roll(-1, dims=1).contiguous()
@@ -94,7 +93,7 @@ def masked_weights(made: Any, dim: int, activation: str, like: Tensor) -> Masked
         _layer(made.initial_layer, order, slice(1, None), like),
         context,
         tuple(_block(block, order, like) for block in made.blocks),
-        tuple(outputs),
+        final[len(final) // (dim + 1) :].contiguous(),
         activation,
     )
 
@@ -152,8 +151,50 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-Product = tuple[Tensor, Tensor, Tensor]
-"""Matrix, argument and result, all views."""
+class _Product(NamedTuple):
+    """A product of matrices and where its result goes, all views."""
+
+    matrix: Tensor
+    argument: Tensor
+    out: Tensor
+
+
+class _Layer:
+    """The products with a masked matrix [*, U]: rows of one degree see the units of lower or equal degree.
+
+    Parameters
+    ----------
+    matrix
+        The columns before those of the units are not masked.
+    rows
+        How many rows have at most each degree.
+    units
+        How many units have at most each degree.
+    """
+
+    def __init__(self, matrix: Tensor, rows: Sequence[int], units: Sequence[int]) -> None:
+        self._matrix, self._units = matrix, units
+        self._rows = list(pairwise((0, *rows)))
+
+    def forward(self, x: Tensor, out: Tensor) -> list[_Product]:
+        """Return the products that add up to matrix @ x."""
+        columns = pairwise((0, *self._ends(self._matrix)))
+        return [
+            _Product(self._matrix[first:, lo:hi], x[lo:hi], out[first:])
+            for (first, _), (lo, hi) in zip(self._rows, columns, strict=True)
+        ]
+
+    def backward(self, x: Tensor, out: Tensor) -> list[_Product]:
+        """Return those that add up to matrix.T @ x, without its first rows where ``out`` has fewer."""
+        matrix = self._matrix[:, -len(out) :]
+        return [
+            _Product(matrix[lo:hi, :end].T, x[lo:hi], out[:end])
+            for (lo, hi), end in zip(self._rows, self._ends(matrix), strict=True)
+        ]
+
+    def _ends(self, matrix: Tensor) -> list[int]:
+        """Return where the columns of each degree end."""
+        return [matrix.shape[1] - self._units[-1] + end for end in self._units]
 
 
 class MaskedNetwork:
@@ -176,34 +217,30 @@ class MaskedNetwork:
         self._weights = weights
         self._act = ACTIVATIONS[weights.activation]
         units, dim, features = weights.ends[-1], weights.inputs.shape[1] - 1, weights.n_features
-        like, blocks = weights.inputs, weights.blocks
+        like, blocks, ends = weights.inputs, weights.blocks, weights.ends
         self._inputs = like.new_ones(1 + dim, n)
         self._features = like.new_ones(features + 1 + units, n)
         self._active = self._features[features + 1 :]
-        self._context, self._gradient, self._one, self._two = (like.new_empty(units, n) for _ in range(4))
+        self._context, self._gradient, self._one = (like.new_empty(units, n) for _ in range(3))
+        self._two = like.new_empty(features + 1 + units, n)
         self._slope = like.new_empty(features, n)
         self._inner = [like.new_empty(units, n) for _ in blocks]
         self._last = like.new_ones(1 + units, n)
         self._hidden = [*(like.new_empty(units, n) for _ in blocks), self._last[1:]]
-        self._spans = list(pairwise((0, *weights.ends)))
-        self._first = [self._products(b.first, self._features, i) for b, i in zip(blocks, self._inner, strict=True)]
+        self._raw = like.new_empty(len(weights.outputs), n)
+        first, second = ([_Layer(matrix, ends, ends) for matrix in part] for part in zip(*blocks, strict=True))
+        share = len(weights.outputs) // dim
+        final = _Layer(weights.outputs, [share * (d + 1) for d in range(dim)], ends)
         plain = self._features[features:]
-        self._second = [self._products(b.second, plain, h) for b, h in zip(blocks, self._hidden[1:], strict=True)]
-        self._second_back = [self._transposed(b.second, self._gradient, self._one) for b in blocks]
-        self._first_back = [self._transposed(b.first, self._one, self._two) for b in blocks]
+        self._first = [layer.forward(self._features, i) for layer, i in zip(first, self._inner, strict=True)]
+        self._second = [layer.forward(plain, h) for layer, h in zip(second, self._hidden[1:], strict=True)]
+        self._final = final.forward(self._last, self._raw)
+        self._first_back = [layer.backward(self._one, self._two) for layer in first]
+        self._second_back = [layer.backward(self._gradient, self._one) for layer in second]
+        self._final_back = final.backward(self._raw, self._gradient)
 
-    def _products(self, matrix: Tensor, x: Tensor, out: Tensor) -> list[Product]:
-        """Return the products of the blocks of rows of a matrix [*, units] with the units of lower or equal degree."""
-        before = matrix.shape[1] - self._weights.ends[-1]
-        return [(matrix[lo:hi, : before + hi], x[: before + hi], out[lo:hi]) for lo, hi in self._spans]
-
-    def _transposed(self, matrix: Tensor, x: Tensor, out: Tensor) -> list[Product]:
-        """Return the same for the transposed matrix of the units."""
-        square = matrix[:, matrix.shape[1] - self._weights.ends[-1] :]
-        return [(square[lo:, lo:hi].T, x[lo:], out[lo:hi]) for lo, hi in self._spans]
-
-    def forward(self, x: Tensor, context: Tensor) -> None:
-        """Compute all hidden units for x (D, n) and context features (F, n)."""
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return the raw parameters (D P, n) for x (D, n) and context features (F, n), in a buffer of this object."""
         weights, features = self._weights, self._weights.n_features
         self._inputs[1:] = x
         hidden = self._hidden[0]
@@ -216,39 +253,30 @@ class MaskedNetwork:
         steps = zip(self._first, self._second, self._inner, self._hidden[1:], strict=True)
         for first, second, inner, above in steps:
             self._act.forward(hidden, self._active)
-            for matrix, argument, out in first:
-                torch.mm(matrix, argument, out=out)
+            _add(first, inner.zero_())
             self._act.forward(inner, self._active)
-            above.copy_(hidden)
-            for matrix, argument, out in second:
-                out.addmm_(matrix, argument)
+            _add(second, above.copy_(hidden))
             hidden = above
-        self._gradient.zero_()
-
-    def output(self, d: int, out: Tensor) -> Tensor:
-        """Write the raw parameters (P, n) of coordinate d into ``out``."""
-        return torch.mm(self._weights.outputs[d], self._last[: 1 + self._weights.ends[d]], out=out)
-
-    def add_gradient(self, d: int, slope: Tensor) -> None:
-        """Add what coordinate d contributes to the gradient of a function of all outputs: its slope (P, n) in them."""
-        self._gradient[: self._weights.ends[d]].addmm_(self._weights.outputs[d][:, 1:].T, slope)
+        return _add(self._final, self._raw.zero_())
 
     def context_gradient(self) -> Tensor:
-        """Return the gradient (F, n) in the context, of what :meth:`add_gradient` was told since :meth:`forward`.
-
-        It is overwritten by the next call.
-        """
+        """Return the gradient (F, n) in the context of a function whose slopes in the outputs stand in their place."""
         weights, features = self._weights, self._weights.n_features
         if not features:
-            return self._gradient[:0]
-        total = self._slope
-        total.zero_()
+            return self._slope
+        total = self._slope.zero_()
+        _add(self._final_back, self._gradient.zero_())
         for j in reversed(range(len(weights.blocks))):
-            for matrix, argument, out in self._second_back[j]:
-                torch.mm(matrix, argument, out=out)
+            _add(self._second_back[j], self._one.zero_())
             self._act.backward(self._one, self._inner[j])
-            total.addmm_(weights.blocks[j].first[:, :features].T, self._one)
-            for matrix, argument, out in self._first_back[j]:
-                torch.mm(matrix, argument, out=out)
-            self._gradient.add_(self._act.backward(self._two, self._hidden[j]))
+            _add(self._first_back[j], self._two.zero_())
+            total.add_(self._two[:features])
+            self._gradient.add_(self._act.backward(self._two[features + 1 :], self._hidden[j]))
         return total.addmm_(weights.context[:, :features].T, self._act.backward(self._gradient, self._context))
+
+
+def _add(products: list[_Product], start: Tensor) -> Tensor:
+    """Return ``start`` with products into it added: MKL takes longer to overwrite than torch to write zeros before."""
+    for matrix, argument, out in products:
+        out.addmm_(matrix, argument)
+    return start

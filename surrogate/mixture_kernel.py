@@ -1,30 +1,28 @@
 """The log density of truncated-logistic mixtures with its derivatives in closed form, written for speed.
 
-The density is that of :class:`surrogate.univariate.LogisticMixtureMap`. With r = 1/s, z = (u - m) r, b = (1 - m) r,
-c = m r, x' = s(x) - 1/2 for the logistic function s, and S_x = 1/2 + |x'| = s(|x|), which neither overflows nor loses
-digits, one component has, as b + c = r > 0,
+The density is that of :class:`surrogate.univariate.LogisticMixtureMap`. With r = 1/s, x = (u - m) r, y = (1 - m) r,
+v = m r, a bend g (the identity for logistics), z = g(x), b = g(y), c = g(v), the logistic function s, S_a = s(|a|),
+which neither overflows nor loses digits, and Q = 1 - exp(-b - c), one component has
 
-    ln F' = -|z| + max(-min(b, c), 0) + ln( r S_z^2 / [S_b S_c (1 - exp(-r))] ),
+    ln F' = -|z| + max(-min(b, c), 0) + ln( r g'(x) S_z^2 / [S_b S_c Q] ).
 
-    d ln F'/du = -2 r z',    d ln F'/dm = r (2 z' - b' + c'),
-    r d ln F'/dr = 1 - 2 z z' + b b' + c c' + r (1/expm1(-r) + 1/2).
+Its derivatives in x, -y and -v at fixed r,
 
-A mixture with weights w = softmax(l) and responsibilities p_k = w_k F_k'/F' has d ln F'/dl_k = p_k - w_k and p_k times
-the above for the other parameters. Components that are bent by g have g(z), g(b) and g(c) in the exponents and logistic
-functions, r g'(z) in place of r, and exp(-g(b)-g(c)) in place of exp(-r); with n = 1/expm1(-g(b)-g(c)) + 1/2 and
+    X = (1 - 2 s(z)) g'(x) + (ln g')'(x),    Y = (1/Q - s(b)) g'(y),    V = (1/Q - s(c)) g'(v),
 
-    Z = g'(z) z' - (ln g')'(z)/2,    B = g'(b) (b' + n),    C = g'(c) (c' + n)
+give all others: d ln F'/dm = r (Y - V - X) and r d ln F'/dr = 1 + x X - y Y - v V. A mixture with weights
+w = softmax(l) and responsibilities p_k = w_k F_k'/F' has d ln F'/dl_k = p_k - w_k and p_k times those for the other
+parameters.
 
-the derivatives are those above with Z, B and C in place of z', b' and c', and without the last term.
-
-Everything is written in place into one workspace, component after component along the first axis and events along the
-last, so that sums over components are sums of rows. Only five logistic functions, three powers of two, one logarithm
-and one expm1 are left per component, and no logarithm of a sum of exponentials per pair.
+All coordinates go together. Everything is written in place into one workspace, component after component along the
+middle axis and events along the last, so that sums over components are sums of rows. Only four logistic functions, four
+powers of two and one logarithm are left per component, and no logarithm of a sum of exponentials per pair.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +30,8 @@ import torch
 from torch import Tensor
 
 from surrogate.univariate import LOCATION_HIGH, LOCATION_LOW, LogisticMixtureMap
+
+aten = torch.ops.aten
 
 # exp is several times slower than exp2 in the vector library that torch uses on some processors
 LOG2_E = math.log2(math.e)
@@ -58,144 +58,168 @@ class Shift:
 
 
 class _Buffers(NamedTuple):
-    """What is kept of the components, each (K, n): named as in the formulas above, and two for what comes and goes.
+    """What is kept of the components, each (D, K, n): named as in the formulas above, and two for what comes and goes.
 
-    ``density`` holds w_k F_k' and later p_k; ``gz``, ``gb`` and ``gc`` are z, b and c themselves where nothing is bent.
+    ``sm`` is the logistic function of the raw locations and ``e`` the exponential of the raw widths. ``density`` holds
+    w_k F_k' and later p_k r. ``z``, ``b`` and ``c`` are ``x``, ``y`` and ``v`` themselves where nothing is bent.
     """
 
+    sm: Tensor
+    e: Tensor
+    r: Tensor
+    x: Tensor
+    y: Tensor
+    v: Tensor
+    sz: Tensor
+    sb: Tensor
+    sc: Tensor
+    q: Tensor
+    density: Tensor
+    lever: Tensor
+    one: Tensor
+    two: Tensor
     z: Tensor
     b: Tensor
     c: Tensor
-    dz: Tensor
-    db: Tensor
-    dc: Tensor
-    m: Tensor
-    r: Tensor
-    sm: Tensor
-    tail: Tensor
-    density: Tensor
-    bend: Tensor
-    one: Tensor
-    two: Tensor
-    gz: Tensor
-    gb: Tensor
-    gc: Tensor
 
 
 class MixtureKernel:
-    """Evaluates mixtures of K components for up to n events, over and over, in the same memory.
+    """Evaluates mixtures of D coordinates for n events, over and over, in the same memory.
 
     Parameters
     ----------
     mapping
-        The family.
+        The family, of K components.
+    dim
+        D.
     n
         Number of events of every call.
     like
         Dtype and device.
     """
 
-    def __init__(self, mapping: LogisticMixtureMap, n: int, like: Tensor) -> None:
-        self._k, self._floor, self._bend = mapping.components, mapping.floor, mapping.bend
-        buffers = _Buffers(*(like.new_empty(self._k, n) for _ in _Buffers._fields))
-        self._buffers = buffers if self._bend else buffers._replace(gz=buffers.z, gb=buffers.b, gc=buffers.c)
+    def __init__(self, mapping: LogisticMixtureMap, dim: int, n: int, like: Tensor) -> None:
+        self._floor, self._bend = mapping.floor, mapping.bend
+        self._shape = (dim, 3, mapping.components)
+        self._widest = math.log(torch.finfo(like.dtype).max) - 1.0
+        self._unit = like.new_ones(())
+        buffers = [like.new_empty(dim, mapping.components, n) for _ in _Buffers._fields]
+        self._buffers = _Buffers(*buffers)
+        if not self._bend:
+            self._buffers = self._buffers._replace(z=self._buffers.x, b=self._buffers.y, c=self._buffers.v)
 
-    def add_log_density(
-        self, u: Tensor, raw: Tensor, total: Tensor, shift: Shift | None, slopes: bool
-    ) -> Tensor | None:
-        """Add ln F'(u) to ``total`` (n,), for u (n,) and raw parameters (3K, n) as the map takes them.
+    def log_density(self, u: Tensor, raw: Tensor, shifts: Mapping[int, Shift], total: Tensor) -> None:
+        """Write the sum over coordinates of ln F'(u) to ``total`` (n,).
 
-        With ``slopes`` the raw parameters are overwritten with d ln F'/d raw, and d ln F'/d delta (n,) is returned
-        where there is a shift.
+        Parameters
+        ----------
+        u
+            (D, n).
+        raw
+            (3 K D, n): logits, locations and widths of one coordinate after the other, as the map takes them.
+        shifts
+            Of the coordinates that are guided.
+        total
+            Where the result goes.
         """
         w = self._buffers
-        logits, location, width = raw[: self._k], raw[self._k : 2 * self._k], raw[2 * self._k :]
-        torch.sigmoid(location, out=w.sm)
-        torch.mul(w.sm, LOCATION_RANGE, out=w.m).add_(LOCATION_LOW)
-        if shift is not None:
-            self._move(shift)
-        # softplus(x) = max(x, 0) + ln(1 + exp(-|x|))
-        torch.abs(width, out=w.one).mul_(-LOG2_E).exp2_().log1p_()
-        torch.clamp_min(width, 0.0, out=w.r).add_(w.one).add_(self._floor).reciprocal_()
-
-        torch.sub(u, w.m, out=w.z).mul_(w.r)
-        torch.mul(w.m, w.r, out=w.c)
-        torch.sub(w.r, w.c, out=w.b)
-        torch.neg(w.r, out=w.tail)
-        if self._bend:
-            for x, bent in ((w.z, w.gz), (w.b, w.gb), (w.c, w.gc)):
-                torch.mul(x, x, out=bent).mul_(self._bend).add_(1.0).sqrt_().mul_(x)
-            torch.add(w.gb, w.gc, out=w.tail).neg_()
-        w.tail.expm1_()
-        for x, centred in ((w.gz, w.dz), (w.gb, w.db), (w.gc, w.dc)):
-            torch.sigmoid(x, out=centred).sub_(0.5)
-
-        torch.sub(logits, torch.abs(w.gz, out=w.one), out=w.density)
-        w.density.sub_(torch.minimum(w.gb, w.gc, out=w.one).clamp_max_(0.0))
-        top = w.density.amax(dim=0)
+        logits, location, width = raw.unflatten(0, self._shape).unbind(dim=1)
+        self._arguments(u, location, width, shifts)
+        for argument, share in ((w.z, w.sz), (w.b, w.sb), (w.c, w.sc)):
+            torch.sigmoid(argument, out=share)
+        torch.minimum(w.b, w.c, out=w.one).clamp_max_(0.0)
+        torch.sub(logits, torch.abs(w.z, out=w.two).add_(w.one), out=w.density)
+        top = w.density.amax(dim=1, keepdim=True)
         w.density.sub_(top).mul_(LOG2_E).exp2_()
-        # tail = -(1 - exp(-r)); its sign is put right in the sum
-        torch.abs(w.db, out=w.two).add_(0.5).mul_(w.tail)
-        w.two.mul_(torch.abs(w.dc, out=w.one).add_(0.5))
-        torch.abs(w.dz, out=w.one).add_(0.5).square_()
-        w.density.mul_(w.one.mul_(w.r).div_(w.two))
+        w.density.mul_(torch.maximum(torch.sub(self._unit, w.sz, out=w.one), w.sz, out=w.one).square_())
+        # S_b S_c = max(s_b s_c, max(s_b, s_c) - s_b s_c), since b and c are not both negative
+        torch.mul(w.sb, w.sc, out=w.two)
+        torch.maximum(w.sb, w.sc, out=w.one).sub_(w.two)
+        torch.maximum(w.one, w.two, out=w.one).mul_(w.q)
+        w.density.mul_(torch.div(w.r, w.one, out=w.one))
         if self._bend:
-            w.density.mul_(self._bent_slope(w.z))
-        weighted = w.density.sum(dim=0)
-        largest = logits.amax(dim=0)
+            w.density.mul_(self._bent_slope(w.x))
+        self._weighted = w.density.sum(dim=1, keepdim=True)
+        largest = logits.amax(dim=1, keepdim=True)
         weights = torch.sub(logits, largest, out=w.one).mul_(LOG2_E).exp2_()
-        norm = weights.sum(dim=0)
-        total.add_((weighted / norm).neg_().log_()).add_(top).sub_(largest)
-        if not slopes:
-            return None
-        w.density.div_(weighted)
-        torch.sub(w.density, weights.div_(norm), out=logits)
-        torch.reciprocal(w.tail, out=w.tail).add_(0.5)
+        self._norm = weights.sum(dim=1, keepdim=True)
+        torch.sum((self._weighted / self._norm).log_().add_(top).sub_(largest), dim=(0, 1), out=total)
+
+    def slopes(self, raw: Tensor, shifts: Mapping[int, Shift]) -> dict[int, Tensor]:
+        """Replace the raw parameters of the last :meth:`log_density` by the gradient in them; it can be done once.
+
+        Returns
+        -------
+        dict
+            The derivative (n,) in the shift of each coordinate that is guided.
+        """
+        w = self._buffers
+        logits, location, width = raw.unflatten(0, self._shape).unbind(dim=1)
+        w.density.mul_(self._weighted.reciprocal_())
+        torch.addcmul(w.density, w.one, self._norm.reciprocal_(), value=-1.0, out=logits)
+        w.density.mul_(w.r)
+        w.q.reciprocal_()
+        torch.add(self._unit, w.sz, alpha=-2.0, out=w.sz)
+        for share in (w.sb, w.sc):
+            torch.sub(w.q, share, out=share)
         if self._bend:
             self._bend_slopes()
-        self._width_slopes(width)
-        return self._location_slopes(location, shift)
+        # dr/d(raw width) = -r^2 e/(1 + e)
+        torch.addcmul(self._unit, w.x, w.sz, out=w.one)
+        w.one.addcmul_(w.y, w.sb, value=-1.0).addcmul_(w.v, w.sc, value=-1.0).mul_(w.density)
+        torch.sub(-self._unit, w.e, out=w.two)
+        torch.mul(w.one, w.e.div_(w.two), out=width)
+        by_location = torch.sub(w.sb, w.sc, out=w.two).sub_(w.sz).mul_(w.density)
+        by_shift = {d: self._unmove(by_location[d], d, shift) for d, shift in shifts.items()}
+        aten.sigmoid_backward.grad_input(by_location, w.sm, grad_input=location).mul_(LOCATION_RANGE)
+        return by_shift
 
-    def _move(self, shift: Shift) -> None:
-        """Move the locations; ``bend`` becomes 1 - offset exp(-low - span m), which is span times dm'/d delta."""
+    def _arguments(self, u: Tensor, location: Tensor, width: Tensor, shifts: Mapping[int, Shift]) -> None:
+        """Compute r, x, y, v, z, b, c and Q."""
         w = self._buffers
-        torch.mul(w.m, -shift.span * LOG2_E, out=w.bend).add_(-shift.low * LOG2_E).exp2_().mul_(-shift.offset).add_(1.0)
-        w.m.add_(torch.mul(w.bend, shift.delta / shift.span, out=w.one))
+        torch.sigmoid(location, out=w.sm)
+        m = torch.mul(w.sm, LOCATION_RANGE, out=w.one).add_(LOCATION_LOW)
+        for d, shift in shifts.items():
+            self._move(m[d], d, shift)
+        # 1/r = floor + ln(1 + e); where e would overflow, a component is flat
+        torch.clamp_max(width, self._widest, out=w.e).mul_(LOG2_E).exp2_()
+        torch.log1p(w.e, out=w.r).add_(self._floor).reciprocal_()
+        torch.sub(u.unsqueeze(1), m, out=w.x).mul_(w.r)
+        torch.mul(m, w.r, out=w.v)
+        torch.sub(w.r, w.v, out=w.y)
+        if self._bend:
+            for x, bent in ((w.x, w.z), (w.y, w.b), (w.v, w.c)):
+                torch.mul(x, x, out=bent).mul_(self._bend).add_(1.0).sqrt_().mul_(x)
+            torch.add(w.b, w.c, out=w.q).mul_(-LOG2_E)
+        else:
+            torch.mul(w.r, -LOG2_E, out=w.q)
+        torch.sub(self._unit, w.q.exp2_(), out=w.q)
+
+    def _move(self, m: Tensor, d: int, shift: Shift) -> None:
+        """Move locations m (K, n); ``lever`` becomes 1 - offset exp(-low - span m), which is span times dm'/d delta."""
+        lever = self._buffers.lever[d]
+        torch.mul(m, -shift.span * LOG2_E, out=lever).add_(-shift.low * LOG2_E).exp2_().mul_(-shift.offset).add_(1.0)
+        m.addcmul_(lever, shift.delta, value=1.0 / shift.span)
+
+    def _unmove(self, slope: Tensor, d: int, shift: Shift) -> Tensor:
+        """Turn slopes (K, n) in the moved locations into those in the locations; return d ln F'/d delta (n,)."""
+        lever = self._buffers.lever[d]
+        by_shift = torch.mul(slope, lever, out=self._buffers.one[d]).sum(dim=0) / shift.span
+        # dm'/dm = 1 + delta (1 - lever)
+        slope.mul_(lever.neg_().add_(1.0).mul_(shift.delta).add_(1.0))
+        return by_shift
 
     def _bent_slope(self, x: Tensor) -> Tensor:
-        """Return g'(x) = (2 q - 1)/sqrt(q), q = 1 + bend x^2, in ``one``; q is left in ``two``."""
+        """Return g'(x) = (2 h - 1)/sqrt(h), h = 1 + bend x^2, in ``one``; h is left in ``two``, and z is lost."""
         w = self._buffers
         torch.mul(x, x, out=w.two).mul_(self._bend).add_(1.0)
-        return torch.mul(w.two, 2.0, out=w.one).sub_(1.0).div_(w.gz.copy_(w.two).sqrt_())
+        return torch.mul(w.two, 2.0, out=w.one).sub_(1.0).div_(w.z.copy_(w.two).sqrt_())
 
     def _bend_slopes(self) -> None:
-        """Turn z', b' and c' into Z, B and C, and n into 0."""
+        """Multiply by g', and add (ln g')'(x) = bend x (2 h + 1)/[h (2 h - 1)]."""
         w = self._buffers
-        for x, centred in ((w.b, w.db), (w.c, w.dc)):
-            centred.add_(w.tail).mul_(self._bent_slope(x))
-        w.dz.mul_(self._bent_slope(w.z))
-        # (ln g')' = bend z (2 q + 1) / [q (2 q - 1)]
+        for x, slope in ((w.y, w.sb), (w.v, w.sc), (w.x, w.sz)):
+            slope.mul_(self._bent_slope(x))
         torch.mul(w.two, 2.0, out=w.one).sub_(1.0).mul_(w.two)
-        w.two.mul_(2.0).add_(1.0).mul_(w.z).div_(w.one)
-        w.dz.add_(w.two, alpha=-0.5 * self._bend)
-        w.tail.zero_()
-
-    def _width_slopes(self, width: Tensor) -> None:
-        """Replace raw widths by d ln F'/d(raw width), from dr/d(raw width) = -r^2 s(raw width)."""
-        w = self._buffers
-        torch.mul(w.b, w.db, out=w.two).addcmul_(w.c, w.dc).addcmul_(w.z, w.dz, value=-2.0)
-        w.two.addcmul_(w.tail, w.r).add_(1.0)
-        torch.sigmoid(width, out=w.one)
-        torch.mul(w.two.mul_(w.r).mul_(w.one), w.density, out=width).neg_()
-
-    def _location_slopes(self, location: Tensor, shift: Shift | None) -> Tensor | None:
-        """Replace raw locations by d ln F'/d(raw location); return d ln F'/d delta (n,) where there is a shift."""
-        w, by_shift = self._buffers, None
-        torch.sub(w.dc, w.db, out=w.two).add_(w.dz, alpha=2.0).mul_(w.r).mul_(w.density)
-        if shift is not None:
-            by_shift = torch.mul(w.two, w.bend, out=w.one).sum(dim=0) / shift.span
-            # dm'/dm = 1 + delta (1 - bend)
-            w.two.mul_(w.bend.neg_().add_(1.0).mul_(shift.delta).add_(1.0))
-        w.two.mul_(w.sm).addcmul_(w.two, w.sm, value=-1.0)
-        torch.mul(w.two, LOCATION_RANGE, out=location)
-        return by_shift
+        w.two.mul_(2.0).add_(1.0).mul_(w.x).div_(w.one)
+        w.sz.add_(w.two, alpha=self._bend)
