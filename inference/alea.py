@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from inference.asymptotics import IntervalKind
-from inference.config import BasisConfig, ConstraintTerm, CorrelatedTerm, Strict, read_yaml, validate
+from inference.config import BasisConfig, ConstraintTerm, CorrelatedTerm, Strict, read_yaml, unknown_keys, validate
 from inference.conversion import Conversion, Note, Rule, apply_rules, only, technical
 from inference.expressions import parse_numbers
 from surrogate.errors import ConfigError, unknown_name
@@ -239,11 +239,43 @@ def _set_aside(raw: dict[str, Any], where: str) -> list[Note]:
         notes += apply_rules(term, TEMPLATE_RULES, place)
         if isinstance(nested := term.pop("likelihood_config", None), dict):
             notes += apply_rules(nested, MORPHER_RULES, f"{place}.likelihood_config")
-            for key in nested:
-                raise ConfigError(unknown_name("key", key, MORPHER_RULES, f"{where}: {place}.likelihood_config"))
+            notes += [
+                Note(f"{place}.likelihood_config.{k}", repr(v), False, unknown_name("key", k, MORPHER_RULES))
+                for k, v in nested.items()
+            ]
         for source in (s for s in term.get("sources") or [] if isinstance(s, dict)):
             notes += apply_rules(source, TEMPLATE_RULES, f"{place}.sources.{source.get('name', '?')}")
     return notes
+
+
+def _prepared(path: Path, nominal_values: Mapping[str, float]) -> tuple[dict[str, Any], Conversion]:
+    """Return the content of a file without foreign keys, and what is to be said of these and of unknown ones."""
+    raw = copy.deepcopy(read_yaml(path))
+    where = path.name
+    definitions = _section(raw, "parameter_definition", dict, where)
+    for name, value in nominal_values.items():
+        if not isinstance(definitions.get(name), dict):
+            raise ConfigError(unknown_name("parameter", name, definitions, "nominal_values"))
+        definitions[name]["nominal_value"] = value
+    notes = _set_aside(raw, where)
+    nominal = {n: d.get("nominal_value") for n, d in definitions.items() if isinstance(d, dict)}
+    raw["parameter_definition"] = {n: _resolve_conditions(n, d, nominal, where) for n, d in definitions.items()}
+    return raw, Conversion(str(path), (*notes, *unknown_keys(ModelConfig, raw)))
+
+
+def inspect_alea(path: str | Path) -> Conversion:
+    """Return what of a statistical-model file cannot be taken over, all of it, without building anything.
+
+    Raises
+    ------
+    ConfigError
+        If it is no such file, or, where nothing is unsupported, if a key is missing or of a wrong type.
+    """
+    path = config_path("models", path)
+    raw, conversion = _prepared(path, {})
+    if not conversion.unsupported:
+        validate(ModelConfig, raw, path.name)
+    return conversion
 
 
 def read_alea(path: str | Path, nominal_values: Mapping[str, float] | None = None) -> AleaFile:
@@ -259,17 +291,10 @@ def read_alea(path: str | Path, nominal_values: Mapping[str, float] | None = Non
     Raises
     ------
     ConfigError
-        Naming the file, the place in it and, for unknown keys and parameters, the nearest known name.
+        Naming the file, the place in it and, for unknown keys and parameters, the nearest known name; settings that are
+        not supported all together.
     """
     path = config_path("models", path)
-    raw = copy.deepcopy(read_yaml(path))
-    where = path.name
-    definitions = _section(raw, "parameter_definition", dict, where)
-    for name, value in (nominal_values or {}).items():
-        if not isinstance(definitions.get(name), dict):
-            raise ConfigError(unknown_name("parameter", name, definitions, "nominal_values"))
-        definitions[name]["nominal_value"] = value
-    notes = _set_aside(raw, where)
-    nominal = {n: d.get("nominal_value") for n, d in definitions.items() if isinstance(d, dict)}
-    raw["parameter_definition"] = {n: _resolve_conditions(n, d, nominal, where) for n, d in definitions.items()}
-    return AleaFile(path, validate(ModelConfig, raw, where), Conversion(str(path), tuple(notes)))
+    raw, conversion = _prepared(path, nominal_values or {})
+    conversion.require_supported()
+    return AleaFile(path, validate(ModelConfig, raw, path.name), conversion)

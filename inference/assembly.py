@@ -269,7 +269,6 @@ def assemble(
         Naming the file and the place in it.
     """
     file = read_alea(path, nominal_values)
-    file.conversion.require_supported()
     file = replace(file, config=with_filenames(file.config, template_filenames or {}))
     search = SearchPath.of(file.path, file.config.likelihood_config.template_folder, template_path)
     builder = Assembler(file, search)

@@ -21,6 +21,7 @@ from inference.constraints import (
     LogNormalConstraint,
     PoissonConstraint,
 )
+from inference.conversion import Note
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.spectrum_config import SpectrumBlock
 from surrogate.template_response import Interpolation
@@ -140,6 +141,22 @@ def validate(schema: type[Schema], data: Mapping[str, Any], where: str) -> Schem
                 message = e["msg"].removeprefix("Value error, ")
                 problems.append(f"{place}: {message[:1].lower()}{message[1:]}, got {e['input']!r}")
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def unknown_keys(schema: type[BaseModel], data: Mapping[str, Any]) -> list[Note]:
+    """Return all keys of plain data that a schema does not know, as settings that are not supported."""
+    try:
+        schema.model_validate(data)
+    except ValidationError as error:
+        found = [(e["loc"], e["input"]) for e in error.errors(include_url=False) if e["type"] == "extra_forbidden"]
+    else:
+        return []
+    notes = []
+    for location, value in found:
+        key, place = str(location[-1]), _named_place(location[:-1], data)
+        reason = unknown_name("key", key, _keys_at(schema, location[:-1]))
+        notes.append(Note(f"{place}.{key}" if place else key, repr(value), False, reason))
+    return notes
 
 
 class BasisConfig(Strict):

@@ -54,7 +54,8 @@ class Conversion:
         """Raise ConfigError when something would change results, with all of it."""
         if self.unsupported:
             listed = "\n".join(f"  {n}" for n in self.unsupported)
-            raise ConfigError(f"{self.path}: {len(self.unsupported)} settings are not supported:\n{listed}")
+            many = "settings are" if len(self.unsupported) > 1 else "setting is"
+            raise ConfigError(f"{self.path}: {len(self.unsupported)} {many} not supported:\n{listed}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from inference.alea import read_alea
+from inference.alea import inspect_alea, read_alea
 from inference.assembly import ModelPieces, assemble
 from inference.constraints import CorrelatedGaussianConstraint, GaussianConstraint, LogNormalConstraint
 from inference.data import Dataset, events_from_columns
@@ -241,7 +241,7 @@ def test_what_only_steers_another_program_is_noted(tmp_path: Path) -> None:
     ],
 )
 def test_what_would_change_a_result_is_refused(tmp_path: Path, change: Change, place: str) -> None:
-    with pytest.raises(ConfigError, match=f"1 settings are not supported:\n.*{place}"):
+    with pytest.raises(ConfigError, match=f"1 setting is not supported:\n.*{place}"):
         build(tmp_path, change)
 
 
@@ -251,13 +251,16 @@ def test_what_would_change_a_result_is_refused(tmp_path: Path, change: Change, p
         (lambda c: c.update(paramter_definition={}), r"unknown key 'paramter_definition'; did you mean 'parameter_def"),
         (
             lambda c: definition(c).update(nominal_vaule=1),
-            r"parameter_definition\.er_shift: unknown key 'nominal_vaule'; did y",
+            r"parameter_definition\.er_shift\.nominal_vaule = 1: unknown key 'nominal_vaule'; did you mean 'nominal_v",
         ),
         (
             lambda c: source(c).update(histnam="er"),
-            r"likelihood_terms\.sr0\.sources\.er: unknown key 'histnam'; did you mean 'hi",
+            r"likelihood_terms\.sr0\.sources\.er\.histnam = 'er': unknown key 'histnam'; did you mean 'histname'",
         ),
-        (lambda c: term(c).update(sourcs=[]), r"likelihood_terms\.sr0: unknown key 'sourcs'; did you mean 'sources'"),
+        (
+            lambda c: term(c).update(sourcs=[]),
+            r"likelihood_terms\.sr0\.sourcs = .*unknown key 'sourcs'; did you mean 'sources'",
+        ),
         (lambda c: term(c).pop("livetime_parameter"), r"sr0: key 'livetime_parameter' is missing"),
         (lambda c: source(c).pop("name"), r"sources\.0: key 'name' is missing"),
         (lambda c: source(c).pop("histname"), r"sources\.er: key 'histname' is missing"),
@@ -339,6 +342,27 @@ def test_bad_models_name_their_place(tmp_path: Path, change: Change, message: st
     with pytest.raises((ConfigError, DataError), match=message) as error:
         build(tmp_path, change)
     assert "\n  File" not in str(error.value)
+
+
+def test_all_that_is_not_supported_is_said_at_once(tmp_path: Path) -> None:
+    """Unknown keys beside those that are known not to be supported, in the inspection and in the error."""
+
+    def change(content: dict[str, Any]) -> None:
+        term(content)["fixed_weight"] = 2
+        source(content)["histnam"] = source(content).pop("histname")
+        source(content, 1)["convert_to_uniform"] = True
+        term(content, 1)["likelihood_config"] = {"morfer": 1}
+
+    with pytest.raises(ConfigError, match="4 settings are not supported") as error:
+        build(tmp_path, change)
+    found = inspect_alea(tmp_path / "model.yaml").unsupported
+    assert [note.place.removeprefix("likelihood_config.likelihood_terms.") for note in found] == [
+        "sr0.sources.ac.convert_to_uniform",
+        "sr1.likelihood_config.morfer",
+        "sr0.sources.er.histnam",
+        "sr0.fixed_weight",
+    ]
+    assert all(str(note) in str(error.value) for note in found)
 
 
 def test_edges_are_compared_closely(tmp_path: Path) -> None:
