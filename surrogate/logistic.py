@@ -9,11 +9,14 @@ hardly depends on is found out and adds hardly any noise.
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = (1e-4, 1e8)
 """Range of the inverse prior variances of the coefficients."""
@@ -93,21 +96,27 @@ def shrunken_fit(likelihood: CountLikelihood, group: Tensor) -> ShrunkenFit:
 
 
 def _maximise(likelihood: CountLikelihood, start: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the coefficients (P,) of the largest penalised likelihood and their covariance (P, P), by Newton steps."""
+    """Return the coefficients (P,) of the largest penalised likelihood and their covariance (P, P), by Newton steps.
+
+    A step is halved until the likelihood does not fall; where it falls however short the step, the maximum is reached
+    to within rounding.
+    """
     coefficients = start
     value, gradient, information = _penalised(likelihood, coefficients, ridge)
     for _ in range(100):
         step = torch.linalg.solve(information, gradient)
         if float(gradient @ step) < 1e-6:
             break
-        length = 1.0
-        while True:
-            trial = coefficients + length * step
+        for halvings in range(20):
+            trial = coefficients + 0.5**halvings * step
             state = _penalised(likelihood, trial, ridge)
-            if float(state[0]) >= float(value) or length < 1e-6:
+            if float(state[0]) >= float(value):
                 break
-            length /= 2
+        else:
+            break
         coefficients, (value, gradient, information) = trial, state
+    else:
+        logger.warning("acceptance: the fit of %d coefficients has not converged in 100 steps", len(coefficients))
     return coefficients, torch.linalg.inv(information).contiguous()
 
 

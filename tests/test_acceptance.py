@@ -249,3 +249,16 @@ def test_the_rate_of_flamedisx_is_met(shared: Path, name: str, bound: float) -> 
     assert float(log_ratio.square().mean().sqrt()) < bound
     pull = (rate * model.acceptance(columns["theta"]) - columns["mu_exact"]) / (rate * model.std(columns["theta"]))
     assert float(pull.square().mean().sqrt()) < 1.6
+
+
+def test_a_step_that_lowers_the_likelihood_is_not_taken() -> None:
+    """However short: with a gradient that points downhill the start stays."""
+
+    class Downhill:
+        start = 1.0
+
+        def evaluate(self, coefficients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            ones = torch.ones(1, dtype=torch.float64)
+            return -coefficients.square().sum(), ones, torch.eye(1, dtype=torch.float64)
+
+    assert shrunken_fit(Downhill(), torch.tensor([0])).coefficients.tolist() == [1.0]
