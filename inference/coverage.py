@@ -94,7 +94,7 @@ def _portions(batch: DataBatch, size: int = CHUNK) -> Iterator[DataBatch]:
 
 def _expanded_fits(pool: EventPool, data: DataBatch, poi: str, held: Tensor, start: Tensor) -> ToyFits:
     """Fit data sets with densities in the functions of a pool, and with the exact ones where these are not enough."""
-    examined = torch.arange(len(data)) % (EXAMINED if pool.exact_enough else 1) == 0
+    examined = torch.arange(len(data)) % EXAMINED == 0
     return pooled_pairs(pool, expanded_data(pool, data), poi, held, start, examined)
 
 

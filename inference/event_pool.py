@@ -173,9 +173,9 @@ class EventPool:
             raise ConfigError("the event pool is of another model; build one of this model")
 
     @property
-    def exact_enough(self) -> bool:
-        """Whether the measured error of -2 ln Lambda is within the tolerance, so that no toy needs a correction."""
-        return self.report.error <= self.report.tolerance
+    def exact_above(self) -> dict[tuple[str, str], float]:
+        """Run and source -> the part of the intensity at an event above which fits end on the exact density."""
+        return {(s.run, s.source): s.exact_above for s in self.report.sources}
 
     @property
     def portion(self) -> int:

@@ -26,7 +26,7 @@ from inference.theta_basis import ThetaBasis
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
-FORMAT = "xeflow-event-pool-2"
+FORMAT = "xeflow-event-pool-3"
 
 
 def pool_key(

@@ -101,6 +101,17 @@ class ExactDensities:
         """Return what one source contributes to the error, to first order."""
         return self._deviation(self.shares[name] * difference)
 
+    def spread(self, name: str, difference: Tensor, least: float) -> float:
+        """Return what one source contributes where it seems to make up no more than ``least`` of the intensity.
+
+        In data sets of Poisson numbers of such events: the mean and the scatter about it, in quadrature.
+        """
+        share = self.shares[name]
+        change = torch.where(share * difference.exp() <= least, share * difference.expm1(), 0.0)
+        change = change - change[0]
+        mean, variance = change @ self.events.weights, change.square() @ self.events.weights
+        return 2.0 * float((mean.square() + variance).sqrt().max())
+
     def _deviation(self, by_event: Tensor) -> float:
         weighted = by_event * self.events.weights
         total = weighted.new_zeros(len(weighted), self.events.n_datasets)

@@ -56,6 +56,8 @@ class SourceReport:
         Largest error of ln f of any event at any held-out point.
     effect
         What it contributes to the error of -2 ln Lambda.
+    exact_above
+        Part of the intensity at an event above which fits end on the exact density of the source.
     """
 
     run: str
@@ -66,6 +68,7 @@ class SourceReport:
     n_nodes: int
     largest: float
     effect: float
+    exact_above: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -67,9 +67,9 @@ class Likelihood:
         self.parameters = parameters
         self.runs = tuple(runs)
         self.data = batch
-        given = densities or {}
+        self.densities = {run.name: dict((densities or {}).get(run.name, {})) for run in runs}
         self._terms = [
-            RunTerm(parameters, run, batch.x[run.name], batch.weights[run.name], dict(given.get(run.name, {})))
+            RunTerm(parameters, run, batch.x[run.name], batch.weights[run.name], self.densities[run.name])
             for run in runs
         ]
         self._ancillary = AncillaryTerm(parameters.names, parameters.constraints, batch.centres.device)
@@ -134,6 +134,11 @@ class Likelihood:
         for run, term in self._weighted_terms():
             total = total + run.weight * term.log_likelihood(values, rows)
         return total
+
+    def shares(self, values: Tensor) -> dict[str, Tensor]:
+        """Return run name -> the part of every source in the intensity at every event (T, N, C), at values (T, P)."""
+        rows = self.rows(len(values), None)
+        return {run.name: term.shares(values, rows) for run, term in zip(self.runs, self._terms, strict=True)}
 
     def _weighted_terms(self) -> Iterator[tuple[ScienceRun, RunTerm]]:
         """Yield the runs that count, with their terms."""

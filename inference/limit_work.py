@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from inference.asymptotics import IntervalKind
-from inference.batch_fit import fit_batch
+from inference.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.critical_values import CriticalCurve
 from inference.crossing_records import Crossings, CrossingStatus
 from inference.event_pool import EventPool
 from inference.intervals import IntervalBatch, interval_batch
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
+from inference.partly_exact import partly_exact
+from inference.pooled_pairs import FINISH, QUICK
 from inference.science_run import ScienceRun
 from inference.study_record import Chunk, Columns
+from inference.tangent import profile_tangent
 from inference.toys import draw_toys, toy_index
 
+#: How often the end of an interval is moved from where it is on an expansion, and how far at most, relative to its
+#: distance from the best fit.
+MOVES, LARGEST_MOVE = 2, 0.2
 UNITS = {
     "point": "",
     "toy": "",
@@ -80,17 +86,22 @@ class LimitWork:
             columns = self._pooled(self.pool, self.pool.draw(truth, index, self.seed), truth)
         return {"point": np.full(len(toys), point), "toy": toys.numpy(), **columns}
 
-    def _limits(self, likelihood: Likelihood, truth: Tensor) -> IntervalBatch:
-        best = fit_batch(likelihood, None, torch.arange(likelihood.n_datasets), truth)
-        return interval_batch(likelihood, self.poi, self.critical, self.kind, best=best)
+    def _limits(self, likelihood: Likelihood, truth: Tensor, options: FitOptions | None = None) -> IntervalBatch:
+        best = fit_batch(likelihood, None, torch.arange(likelihood.n_datasets), truth, options)
+        return interval_batch(likelihood, self.poi, self.critical, self.kind, best=best, options=options)
 
     def _pooled(self, pool: EventPool, likelihood: Likelihood, truth: Tensor) -> dict[str, np.ndarray]:
-        """Return the limits on an expansion; those of toys that fail or leave its region with the exact densities."""
-        found = self._limits(likelihood, truth)
-        good = found.best.success & pool.covers(found.best.values)
+        """Return limits that are found on an expansion and finished with exact densities where these matter.
+
+        Those of toys that fail are found with exact densities throughout.
+        """
+        found = self._limits(likelihood, truth, QUICK)
+        ends = [found.best.values, *(end.conditional.values for end in (found.lower, found.upper) if end is not None)]
+        outside = ~torch.stack([pool.covers(end) for end in ends]).all(dim=0)
+        found = self._finished(partly_exact(pool, likelihood, ends, outside), found)
+        good = found.best.success
         for end in (found.lower, found.upper):
-            if end is not None:
-                good = good & pool.covers(end.conditional.values) & (end.status != int(CrossingStatus.FAILED))
+            good = good if end is None else good & (end.status != int(CrossingStatus.FAILED))
         columns, lost = self._record(found), (~good).nonzero().flatten()
         if len(lost):
             exact = Likelihood(self.parameters, self.runs, likelihood.data.take(lost))
@@ -99,6 +110,30 @@ class LimitWork:
                 column[lost.numpy()] = again[name]
             columns["refits"][lost.numpy()] += 1
         return columns
+
+    def _finished(self, likelihood: Likelihood, found: IntervalBatch) -> IntervalBatch:
+        """Return limits moved to where they are on another likelihood."""
+        best = fit_batch(likelihood, None, found.best.rows, found.best.values, FINISH)
+        lower, upper = (
+            None if end is None else self._moved(likelihood, best, end) for end in (found.lower, found.upper)
+        )
+        return IntervalBatch(best, lower, upper, found.refits)
+
+    def _moved(self, likelihood: Likelihood, best: FitBatch, end: Crossings) -> Crossings:
+        """Return one end of the limits moved; its search counts as failed where it would move far."""
+        column, found = self.parameters.index(self.poi), end.status == int(CrossingStatus.FOUND)
+        low, high, start = likelihood.lower[column], likelihood.upper[column], end.conditional.values
+        for _ in range(MOVES):
+            fits = fit_batch(likelihood, {self.poi: end.value}, best.rows, start, FINISH)
+            t, tangent = 2 * (best.log_likelihood - fits.log_likelihood), profile_tangent(fits, column)
+            c = self.critical(end.value) if callable(self.critical) else self.critical
+            move = torch.where(found, (t - c) / (2 * tangent.slope), 0.0)
+            far = ~fits.success | (move.abs() > LARGEST_MOVE * (end.value - best.values[:, column]).abs())
+            move = torch.where(far, 0.0, move)
+            status = torch.where(far, int(CrossingStatus.FAILED), end.status)
+            end = replace(end, value=(end.value + move).clamp(low, high), status=status)
+            start = fits.values + move.unsqueeze(-1) * tangent.direction
+        return end
 
     def _record(self, found: IntervalBatch) -> dict[str, np.ndarray]:
         n = len(found.best)

@@ -1,13 +1,16 @@
 """How a pool of events is made: how many of each source, and their densities expanded to a measured accuracy.
 
 Polynomials are fitted to a pilot sample and cut down to the few functions that matter (:mod:`inference.reduced_basis`);
-on a second sample the error is measured, with the very procedure that then gives the coefficients of all events.
+on a second sample the error is measured, with the very procedure that then gives the coefficients of all events. Where
+a source makes up much of the intensity fits end on its exact density (:mod:`inference.partly_exact`): the error says
+above which part, for each source. A source of most events needs functions enough to do without.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,24 +25,25 @@ from inference.reduced_basis import NodalFit, principal_modes
 from inference.region import Region
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
 from inference.source_fit import central_nodes
+from inference.theta_basis import ThetaBasis
 from surrogate.errors import ConfigError, RangeError
 
 #: Events expanded at a time.
 CHUNK = 8192
 #: Events of each source in a pilot sample.
 PILOT = 250
-#: Part of the tolerance for the polynomials of the pilot sample; the rest is for what the reduction leaves out.
-POLYNOMIAL_SHARE = 0.5
 #: What polynomials may leave out along an axis at first, relative to the tolerance: estimates are rarely at its end.
-FIRST_SHARE = 5.0
-#: Remainder of the functions that are left out at first, in ln L; the factor by which it shrinks, and the reduction of
-#: the error below which that was of no use.
-FIRST_TAIL, SHRINK, USELESS = 1e-2, 0.3, 0.8
+FIRST_SHARE = 1.0
+#: Remainders of the functions that may be left out, in ln L.
+TAILS = (0.006, 0.0015, 0.0004)
 #: Part of the intensity at an event that a source is taken to have at least: where it has none, a wild function of
 #: theta could still make it rise above the others.
-LEAST_SHARE = 0.3
-#: Error of one source, relative to the tolerance, that need not be reduced any further.
-ENOUGH = 0.2
+LEAST_SHARE = 0.03
+#: Parts of the intensity above which a source may be wanted exactly, and what one source may contribute to the error
+#: where it is not, relative to the tolerance.
+SHARES, NEGLECTED = (1.0, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0), 0.2
+#: Work of an exact density at the ends of the fits to a toy, in functions of all events throughout these.
+DENSITY = 0.5
 
 
 def _default_accuracy() -> ExpansionOptions:
@@ -74,7 +78,7 @@ class PoolOptions:
     oversampling: float = 20.0
     least: int = 2000
     most_bytes: int = 2**30
-    radius: float = 4.5
+    radius: float = 6.0
     accuracy: ExpansionOptions = field(default_factory=_default_accuracy)
     seed: int = 0
 
@@ -114,29 +118,14 @@ def build_pool(
         if run.binned:
             raise ConfigError(f"event pool: run '{run.name}' is binned, toys of which are cheap already")
     builders = [_RunBuilder(parameters, run, values, region, options) for run in runs]
-    polynomial = replace(options.accuracy, tolerance=POLYNOMIAL_SHARE * options.accuracy.tolerance)
-    refine([b.pilot for b in builders], polynomial, FIRST_SHARE, best_effort=True)
-    report = _reduce(builders, options.accuracy.tolerance)
+    refine([b.pilot for b in builders], options.accuracy, FIRST_SHARE, best_effort=True)
+    for b in builders:
+        b.choose()
     pools = {b.run.name: b.build() for b in builders}
-    return EventPool(parameters, tuple(runs), values, region, pools, report)
+    return EventPool(parameters, tuple(runs), values, region, pools, _report(builders, options.accuracy.tolerance))
 
 
-def _reduce(builders: Sequence[_RunBuilder], tolerance: float) -> ExpansionReport:
-    """Choose the functions of all sources so that the error on fresh events is within the tolerance, if possible."""
-    going = {(b, name): FIRST_TAIL for b in builders for name in b.pilot.fits}
-    for b, name in going:
-        b.reduce(name, FIRST_TAIL)
-    while sum(b.error() for b in builders) > tolerance and going:
-        b, name = worst = max(going, key=lambda key: key[0].effect(key[1]))
-        before, effect = b.state(name), b.effect(name)
-        going[worst] *= SHRINK
-        b.reduce(name, going[worst])
-        if b.effect(name) > USELESS * effect:
-            # what remains is the error of the polynomials
-            b.restore(name, before)
-            del going[worst]
-        elif b.effect(name) < ENOUGH * tolerance:
-            del going[worst]
+def _report(builders: Sequence[_RunBuilder], tolerance: float) -> ExpansionReport:
     sources = tuple(b.source_report(name) for b in builders for name in b.fits)
     error = sum(b.error() for b in builders)
     return ExpansionReport(sources, error, tolerance, sum(b.n_densities for b in builders))
@@ -172,32 +161,47 @@ class _RunBuilder:
         weights = (self._expected / PILOT).repeat_interleave(PILOT)
         return EventSet(x, weights, torch.zeros(len(weights), dtype=torch.long), 1)
 
-    def reduce(self, name: str, tail: float) -> None:
-        """Cut the functions of a source down to those that matter."""
+    def choose(self) -> None:
+        """Choose the functions that make a toy cheapest: the fewer of them, the more exact densities are needed."""
+        for name in self.pilot.fits:
+            least = math.inf
+            for tail in TAILS:
+                basis = self._cut(name, tail)
+                if len(basis) >= least:
+                    break
+                fit = NodalFit.of(self._sources[name], basis)
+                difference = self._difference(name, fit)
+                work = len(basis) + DENSITY * self._n_exact(name, difference)
+                if work < least:
+                    least, self.fits[name], self._differences[name] = work, fit, difference
+
+    def _cut(self, name: str, tail: float) -> ThetaBasis:
+        """Return the functions of a source that matter, but for a remainder."""
         polynomial, exact = self.pilot.fits[name], self.pilot.exact
         importance = exact.events.weights.sqrt() * exact.shares[name].amax(dim=0).clamp_min(LEAST_SHARE)
-        basis = principal_modes(polynomial.basis, polynomial.coefficients, importance, tail)
-        fit = self.fits[name] = NodalFit.of(self._sources[name], basis)
+        return principal_modes(polynomial.basis, polynomial.coefficients, importance, tail)
+
+    def _difference(self, name: str, fit: NodalFit) -> Tensor:
+        """Return what ln f is off at the second sample (1 + H, E)."""
         x = self.check.events.x
         self._n_check += len(x) * len(fit.nodes)
-        predicted = basis.values(self.check.theta[name]) @ fit.coefficients(x).T
-        self._differences[name] = predicted - self.check.log_f[name]
+        return fit.basis.values(self.check.theta[name]) @ fit.coefficients(x).T - self.check.log_f[name]
 
-    def state(self, name: str) -> tuple[NodalFit, Tensor]:
-        """Return what :meth:`reduce` made."""
-        return self.fits[name], self._differences[name]
+    def _exact_above(self, name: str, difference: Tensor) -> float:
+        """Return the part of the intensity above which a source must be exact for the others to be exact enough."""
+        enough = NEGLECTED * self._options.accuracy.tolerance
+        return next(s for s in SHARES if not s or self.check.spread(name, difference, s) <= enough)
 
-    def restore(self, name: str, state: tuple[NodalFit, Tensor]) -> None:
-        """Go back to what it made before."""
-        self.fits[name], self._differences[name] = state
+    def _n_exact(self, name: str, difference: Tensor) -> float:
+        """Return at how many events of a toy that is, on average."""
+        above = self.check.shares[name] > self._exact_above(name, difference)
+        return float((above.to(torch.float64) @ self.check.events.weights).mean())
 
     def error(self) -> float:
-        """Return the error of -2 ln Lambda at the second sample."""
-        return self.check.error(self._differences)
-
-    def effect(self, name: str) -> float:
-        """Return what one source contributes to it."""
-        return self.check.effect(name, self._differences[name])
+        """Return the error of -2 ln Lambda at the second sample, with these exact densities."""
+        return self.check.error(
+            {n: d * (self.check.shares[n] <= self._exact_above(n, d)) for n, d in self._differences.items()}
+        )
 
     @property
     def n_densities(self) -> int:
@@ -207,9 +211,10 @@ class _RunBuilder:
     def source_report(self, name: str) -> SourceReport:
         """Return how a source is expanded."""
         degrees, fit = self.pilot.fits[name].degrees, self.fits[name]
-        largest = float((self.check.shares[name] * self._differences[name]).abs().max())
-        effect = self.effect(name)
-        return SourceReport(self.run.name, name, True, degrees, len(fit.basis), len(fit.nodes), largest, effect)
+        difference = self._differences[name]
+        largest = float((self.check.shares[name] * difference).abs().max())
+        effect, exact = self.check.effect(name, difference), self._exact_above(name, difference)
+        return SourceReport(self.run.name, name, True, degrees, len(fit.basis), len(fit.nodes), largest, effect, exact)
 
     def build(self) -> RunPool:
         """Return the pool."""

@@ -1,4 +1,4 @@
-"""Pairs of fits to toys from a pool of expanded events, with the exact densities where the expansion is not enough."""
+"""Pairs of fits to toys from a pool of expanded events, finished with exact densities where these matter."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.batch_fit import FitOptions
+from inference.batch_fit import FitOptions, fit_batch
 from inference.event_pool import EventPool
 from inference.likelihood import Likelihood
 from inference.minimize import NewtonOptions
+from inference.partly_exact import partly_exact
 from inference.study_record import Chunk, Columns
 from inference.toy_fits import PairBatch, ToyFits, fit_likelihood_pairs, join
 from inference.toys import toy_index
 
-#: One toy in this many, by its number, is evaluated with the exact densities where toys come from a pool; all of them
-#: are where the error of its expansion is above the tolerance.
+#: One toy in this many, by its number, is finished a second time with exact densities everywhere: the error of others.
 EXAMINED = 32
-#: Fits to toys on an expansion end at a thousandth of its error; those that fail are for the exact densities.
-QUICK = FitOptions(newton=NewtonOptions(tolerance=1e-6, max_evaluations=40, radius=2.0), retries=0)
+#: Fits to toys on an expansion are given up after a few steps: there is no maximum in its region.
+QUICK = FitOptions(newton=NewtonOptions(tolerance=1e-6, max_evaluations=12, radius=2.0), retries=0)
+#: They are finished to where the last step leaves less than this in ln L: at first with the curvature of the expansion,
+#: which takes one step or two if at all, then with the exact one.
+FINISHED = 1e-3
+FINISH, FINISH_CURVED = (
+    FitOptions(newton=NewtonOptions(tolerance=FINISHED, max_evaluations=n, radius=2.0), retries=0) for n in (10, 40)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +56,13 @@ class PooledPairWork:
     def _fit(self, point: int, toys: Tensor) -> ToyFits:
         truth, tested = self.points[point], self.tested[point].expand(len(toys))
         likelihood = self.pool.draw(truth, toy_index(point, toys), self.seed)
-        examined = toys % (EXAMINED if self.pool.exact_enough else 1) == 0
-        return pooled_pairs(self.pool, likelihood, self.poi, tested, truth, examined)
+        return pooled_pairs(self.pool, likelihood, self.poi, tested, truth, toys % EXAMINED == 0)
 
 
 def pooled_pairs(
     pool: EventPool, likelihood: Likelihood, poi: str, mu: Tensor, truth: Tensor, examined: Tensor
 ) -> ToyFits:
-    """Fit toys of a pool on its expansion; those that fail or leave its region again with the exact densities.
+    """Fit toys of a pool on its expansion, and finish with exact densities where these matter.
 
     Parameters
     ----------
@@ -68,8 +73,7 @@ def pooled_pairs(
     truth
         (P,) where fits start.
     examined
-        (T,) whose ln L is evaluated with the exact densities where the fits end. To first order in the error of an
-        expansion these are the exact maxima.
+        (T,) toys that are finished with exact densities everywhere, to see what that changes.
     """
     pairs = fit_likelihood_pairs(likelihood, poi, mu, truth, QUICK)
     return exact_where_needed(pool, likelihood, poi, pairs, truth, examined)
@@ -78,34 +82,48 @@ def pooled_pairs(
 def exact_where_needed(
     pool: EventPool, likelihood: Likelihood, poi: str, pairs: PairBatch, truth: Tensor, examined: Tensor
 ) -> ToyFits:
-    """Return what is kept of fits on the expansion of a pool, with the exact densities as :func:`pooled_pairs` says."""
+    """Return what is kept of fits on the expansion of a pool, finished as :func:`pooled_pairs` says."""
+    ends = (pairs.free.values, pairs.conditional.values)
+    outside = ~(pool.covers(ends[0]) & pool.covers(ends[1]))
+    rows = torch.arange(len(outside), device=pool.device)
+    pairs = _finish(partly_exact(pool, likelihood, ends, outside), poi, pairs, rows, FINISH)
+    lost = _lost(pool, pairs, outside)
+    if len(lost):
+        # where few events decide, the curvature of the expansion may mislead
+        curved = partly_exact(pool, likelihood, ends, outside, curved=True)
+        pairs = _finish(curved, poi, pairs, lost, FINISH_CURVED)
+        lost = _lost(pool, pairs, outside)
     fits = pairs.record()
     fits = replace(fits, expanded=np.ones_like(fits.expanded))
-    held = (pool.covers(pairs.free.values) & pool.covers(pairs.conditional.values)).cpu().numpy()
-    good = fits.valid & held
-    checked = np.flatnonzero(good & examined.numpy())
+    checked = (examined.to(pool.device) & torch.from_numpy(fits.valid).to(pool.device)).nonzero().flatten()
     if len(checked):
-        fits = fits.put(checked, _examined(pool, likelihood, pairs, fits, torch.from_numpy(checked)))
-    lost = np.flatnonzero(~good)
+        everywhere = partly_exact(pool, likelihood, ends, torch.ones_like(outside))
+        fits = _examined(fits, _finish(everywhere, poi, pairs, checked, FINISH).record(), checked.cpu().numpy())
     if len(lost):
-        rows = torch.from_numpy(lost).to(pool.device)
-        exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
-        again = fit_likelihood_pairs(exact, poi, pairs.mu[rows], truth).record()
-        fits = fits.put(lost, replace(again, refits=again.refits + fits.refits[lost] + 1))
+        exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(lost))
+        again, index = fit_likelihood_pairs(exact, poi, pairs.mu[lost], truth).record(), lost.cpu().numpy()
+        fits = fits.put(index, replace(again, refits=again.refits + fits.refits[index] + 1))
     return fits
 
 
-def _examined(pool: EventPool, likelihood: Likelihood, pairs: PairBatch, fits: ToyFits, rows: Tensor) -> ToyFits:
-    """Return the fits of some rows with the exact ln L at their ends, and what that changes of -2 ln Lambda."""
-    rows = rows.to(pool.device)
-    exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
-    free, conditional = (exact.log_likelihood(b.values[rows]).cpu().numpy() for b in (pairs.free, pairs.conditional))
-    chosen = fits.take(rows.cpu().numpy())
-    change = 2 * (free - conditional - chosen.ll_free + chosen.ll_conditional)
-    return replace(
-        chosen,
-        ll_free=free,
-        ll_conditional=conditional,
-        expanded=np.zeros_like(chosen.expanded),
-        deviation=np.abs(change),
-    )
+def _finish(likelihood: Likelihood, poi: str, pairs: PairBatch, rows: Tensor, options: FitOptions) -> PairBatch:
+    """Return the pairs with those of some toys continued on another likelihood."""
+    mu, free, conditional = pairs.mu[rows], pairs.free.take(rows), pairs.conditional.take(rows)
+    higher = free.success & (free.log_likelihood >= conditional.log_likelihood)
+    start = torch.where(higher.unsqueeze(-1), free.values, conditional.values)
+    free = fit_batch(likelihood, None, rows, start, options)
+    conditional = fit_batch(likelihood, {poi: mu}, rows, conditional.values, options)
+    return replace(pairs, free=pairs.free.put(rows, free), conditional=pairs.conditional.put(rows, conditional))
+
+
+def _lost(pool: EventPool, pairs: PairBatch, outside: Tensor) -> Tensor:
+    """Return the toys whose fits are not valid, or have left the region unless they were ``outside`` (T,) before."""
+    valid = torch.from_numpy(pairs.record().valid).to(outside)
+    within = outside | (pool.covers(pairs.free.values) & pool.covers(pairs.conditional.values))
+    return (~(valid & within)).nonzero().flatten()
+
+
+def _examined(fits: ToyFits, exact: ToyFits, rows: np.ndarray) -> ToyFits:
+    """Return the fits with those of some rows replaced by exact ones, and what that changes of -2 ln Lambda."""
+    change = 2 * (exact.ll_free - exact.ll_conditional - fits.ll_free + fits.ll_conditional)
+    return fits.put(rows, replace(exact, deviation=np.abs(change)).take(rows))

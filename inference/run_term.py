@@ -129,11 +129,7 @@ class RunTerm:
 
     def log_likelihood(self, values: Tensor, rows: Tensor) -> Tensor:
         """Return ln L (B,) at values (B, P), differentiable; -inf where a lambda_i is not positive."""
-        rates = self._rates.value(values)
-        log_f = torch.stack(
-            [d.log_prob(b.theta(values), rows) for d, b in zip(self._densities, self._rates.bindings, strict=True)],
-            dim=-1,
-        )
+        rates, log_f = self._rates.value(values), self._log_densities(values, rows)
         weights = per_row(self._weights, rows)
         shift = torch.where((rates != 0).unsqueeze(1), log_f.detach(), -math.inf).amax(dim=-1, keepdim=True)
         shift = torch.where(torch.isfinite(shift), shift, 0.0)
@@ -145,6 +141,16 @@ class RunTerm:
         value = (weights * logs).sum(dim=-1) - total + per_row(self._constant, rows)
         legal = (possible | ~counted).all(dim=-1) & (total >= 0)
         return torch.where(legal, value, torch.full_like(value, -math.inf))
+
+    def shares(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return the part of every source in lambda_i (B, N, C); zero where lambda_i is."""
+        log_rates = self._rates.value(values).clamp_min(0.0).log().unsqueeze(1)
+        return torch.softmax(log_rates + self._log_densities(values, rows), dim=-1).nan_to_num_(0.0)
+
+    def _log_densities(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return ln f of every source (B, N, C)."""
+        pairs = zip(self._densities, self._rates.bindings, strict=True)
+        return torch.stack([density.log_prob(b.theta(values), rows) for density, b in pairs], dim=-1)
 
     def derivatives(self, values: Tensor, rows: Tensor, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return ln L (B,), its gradient (B, P) and Hessian (B, P, P); zero derivatives where ln L = -inf."""

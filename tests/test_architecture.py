@@ -211,6 +211,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "toys",
         "pool_weights",
         "event_pool",
+        "partly_exact",
         "reduced_basis",
         "pool_region",
         "pool_builder",

@@ -18,6 +18,7 @@ from inference.event_pool_store import cached_pool, pool_key
 from inference.expansion import ExpansionOptions
 from inference.likelihood import Likelihood
 from inference.parameters import ParameterSet
+from inference.partly_exact import partly_exact
 from inference.pool_builder import PoolOptions, build_pool
 from inference.pool_choice import PoolChoice, default_folder
 from inference.pool_region import toy_region
@@ -54,12 +55,26 @@ def test_the_likelihood_of_toys_is_that_of_their_events(model: Model, pool: Even
     assert pool.report.error <= 0.02
     toys = pool.draw(parameters.nominal(), numbers(0, 1, 2, 3), 7)
     exact = Likelihood(parameters, runs, toys.data)
-    rows = torch.arange(4).repeat_interleave(5)
-    values = inside(parameters, replace(pool.region, radius=3.0), 20)
-    found, expected = toys.derivatives(values, rows), exact.derivatives(values, rows)
-    assert float((found[0] - expected[0]).abs().max()) < 0.05
-    for a, b in zip(found[1:], expected[1:], strict=True):
-        assert bool(((a - b).abs().amax(dim=0) <= 0.03 * b.abs().amax(dim=0) + 1e-9).all())
+    nowhere = torch.zeros(4, dtype=torch.bool)
+    for values in inside(parameters, replace(pool.region, radius=3.0), 20).reshape(5, 4, -1):
+        finished = partly_exact(pool, toys, [values], nowhere)
+        found, expected = finished.derivatives(values), exact.derivatives(values)
+        assert float((found[0] - expected[0]).abs().max()) < 0.02
+        for a, b in zip(found[1:], expected[1:], strict=True):
+            assert bool(((a - b).abs().amax(dim=0) <= 0.03 * b.abs().amax(dim=0) + 1e-9).all())
+
+
+def test_exact_densities_are_those_of_the_sources(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    toys = pool.draw(parameters.nominal(), numbers(0, 1), 7)
+    exact, values = Likelihood(parameters, runs, toys.data), inside(parameters, pool.region, 2)
+    curved, straight = (
+        partly_exact(pool, toys, [values], torch.ones(2, dtype=torch.bool), curved=c) for c in (True, False)
+    )
+    for found, expected in zip(curved.derivatives(values), exact.derivatives(values), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    for found, expected in list(zip(straight.derivatives(values), exact.derivatives(values), strict=True))[:2]:
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_toys_do_not_depend_on_the_batch(model: Model, pool: EventPool) -> None:
