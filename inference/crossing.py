@@ -196,7 +196,8 @@ class CrossingFinder:
         """Write down the searches that are as good as at their crossing; return which (A,)."""
         move = anchor.root(s.sign)
         small = (anchor.excess.abs() <= CLOSE * critical.abs()) & (move.abs() <= MOVE * (anchor.mu - s.mu_hat).abs())
-        small = small & (s.within(anchor.mu + move) | (anchor.mu + move == anchor.mu))
+        target = anchor.mu + move
+        small = small & (s.within(target) | (target == anchor.mu)) & (s.sign * (target - s.bound) <= 0)
         width = (s.outer.mu - s.inner.mu).abs()
         found = (small | (anchor.excess == 0) | (width <= NARROW * anchor.mu.abs())) & ~better
         move = torch.where(small, move, 0.0)[found]

@@ -227,7 +227,8 @@ def exact_end(finder: CrossingFinder, best: FitBatch, rough: Crossings, sign: fl
 
     Notes
     -----
-    Where the expansion found no crossing, or the exact densities move it far, the search is made anew.
+    Where the expansion found no crossing, or the exact densities move it far or to where the search ends, the search is
+    made anew.
     """
     again = torch.tensor([sign], dtype=torch.float64), torch.tensor([bound], dtype=torch.float64)
     if int(rough.status[0]) != int(CrossingStatus.FOUND):
@@ -243,7 +244,8 @@ def exact_end(finder: CrossingFinder, best: FitBatch, rough: Crossings, sign: fl
         move = (t - c) / (2 * tangent.slope)
         move = move - tangent.curvature * move.square() / (2 * tangent.slope)
         distance = (mu - best.values[:, column]).abs()
-        if not (bool(fits.success) and float(move.abs()) <= LARGEST_CORRECTION * float(distance)):
+        near = float(move.abs()) <= LARGEST_CORRECTION * float(distance) and sign * float(mu + move - bound) < 0
+        if not (bool(fits.success) and near):
             break
         result.write(index, mu, t, c, fits)
         if float(move.abs()) <= LAST_CORRECTION * float(distance):

@@ -23,6 +23,7 @@ from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.polynomial import PolynomialBasis, chebyshev_design, least_squares
+from inference.profile import profile_curve
 from inference.region import Region, ball_points
 from inference.science_run import RunSource, ScienceRun
 from inference.toys import draw_toys
@@ -368,6 +369,23 @@ def test_intervals_are_those_of_the_exact_likelihood(name: str, poi: str) -> Non
         assert a.status == b.status
         if a.value is not None:
             assert b.value == pytest.approx(a.value, rel=2e-5, abs=1e-7)
+
+
+@every_model
+@pytest.mark.parametrize("factor", [1 - 1e-3, 1 - 1e-6, 1 + 1e-6, 1 + 1e-3])
+def test_an_end_close_to_the_bound_stays_inside(name: str, factor: float) -> None:
+    """Where t(0) is nearly the critical value, an expansion may find an end that the exact densities move below 0."""
+    parameters, runs = model = MODELS[name]()
+    exact = Likelihood(parameters, runs, data_of(model))
+    at_zero = profile_curve(exact, "mu", [0.0]).t[0]
+    assert at_zero is not None
+    found = expanded_interval(exact, "mu", 0.9, critical=factor * at_zero)
+    assert found.success
+    if factor > 1:
+        assert found.lower.value is None
+    else:
+        assert found.lower.value is not None
+        assert 0 < found.lower.value < found.best_fit.values["mu"]
 
 
 def test_a_held_shape_parameter_and_one_at_its_bound_still_make_a_region() -> None:
