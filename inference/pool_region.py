@@ -22,6 +22,9 @@ SAMPLE, SAMPLE_SEED = 400, 5
 UNCONSTRAINED = 3.0
 #: The same of a parameter that is not fitted.
 HELD = 0.01
+#: Standard deviations of its estimate that a rate is taken to have at least: fits to toys without signal find some, and
+#: densities that count nothing at the truth must be right there.
+FOUND = 2.0
 
 
 def expected_covariance(parameters: ParameterSet, runs: Sequence[ScienceRun], values: Tensor) -> Tensor:
@@ -68,18 +71,21 @@ def toy_region(
     Returns
     -------
     tuple
-        The region, and values (P,): its centre, with every rate as high as at the highest point.
+        The region, and values (P,): its centre, with every rate as high as at the highest point, and as fits to toys
+        find it where that is nearly zero.
     """
     names = shape_parameters(parameters, runs)
     index = [parameters.index(name) for name in names]
     rate = torch.tensor([p.kind == "rate" for p in parameters.parameters])
     middle = 0.5 * (points.amin(dim=0) + points.amax(dim=0))
-    values = torch.where(rate, points.amax(dim=0), middle)
     low, high = (bound[index] for bound in surrogate_bounds(parameters, runs))
-    found = [
-        expected_covariance(parameters, runs, torch.where(rate, end, middle))[index][:, index]
+    expected = [
+        expected_covariance(parameters, runs, torch.where(rate, end, middle))
         for end in (points.amin(dim=0), points.amax(dim=0))
     ]
+    least = FOUND * expected[-1].diagonal().sqrt()
+    values = torch.where(rate, torch.maximum(points.amax(dim=0), least).minimum(parameters.upper), middle)
+    found = [v[index][:, index] for v in expected]
     covariance = max(found, key=lambda v: float(torch.logdet(v)))
     region = Region(names, values[index], covariance, radius, low, high)
     reach = float(region.distance(points[:, index]).max())

@@ -21,10 +21,11 @@ from inference.parameters import ParameterSet
 from inference.partly_exact import partly_exact
 from inference.pool_builder import PoolOptions, build_pool
 from inference.pool_choice import PoolChoice, default_folder
-from inference.pool_region import toy_region
+from inference.pool_region import expected_covariance, toy_region
 from inference.science_run import ScienceRun, expected_counts
 from inference.sensitivity import toy_limits
 from inference.study import StudyPlan
+from inference.toy_fits import fit_likelihood_pairs
 from inference.toy_pairs import run_pairs
 from inference.toys import draw_toys
 from surrogate.errors import ConfigError, DataError, RangeError
@@ -198,7 +199,9 @@ def test_the_region_of_toys_holds_their_points_and_estimates(model: Model) -> No
     region, values = toy_region(parameters, runs, points, 4.0)
     index = [parameters.index(name) for name in region.names]
     assert bool(region.contains(points[:, index]).all())
-    assert float(values[parameters.index("mu")]) == 0.5
+    mu = parameters.index("mu")
+    found = expected_covariance(parameters, runs, parameters.vector({"mu": 0.5}))[mu, mu].sqrt()
+    assert float(values[mu]) == pytest.approx(max(0.5, 2 * float(found)), rel=0.1)
     assert float(values[parameters.index("elife")]) == 450.0
     toys = draw_toys(parameters, runs, points[0], torch.arange(40), 2)
     ends = fit_batch(Likelihood(parameters, runs, toys.data)).values[:, index]
@@ -207,6 +210,22 @@ def test_the_region_of_toys_holds_their_points_and_estimates(model: Model) -> No
     assert bool((ratio > 0.6).all())
     assert bool((ratio < 1.5).all())
     assert bool(region.contains(ends).all())
+
+
+def test_a_pool_for_toys_without_signal_knows_the_signal_that_fits_find(model: Model) -> None:
+    parameters, runs = model
+    point = parameters.vector({"mu": 0.0})
+    region, values = toy_region(parameters, runs, point[None], 6.0)
+    pool = build_pool(parameters, runs, values, region, OPTIONS)
+    toys = pool.draw(point, torch.arange(24), 7)
+    exact = Likelihood(parameters, runs, toys.data)
+    found, expected = (
+        fit_likelihood_pairs(lk, "mu", torch.zeros(24, dtype=torch.float64), point) for lk in (toys, exact)
+    )
+    t, t_exact = (2 * (p.free.log_likelihood - p.conditional.log_likelihood) for p in (found, expected))
+    assert float(t_exact.max()) > 2.0
+    assert bool(pool.covers(found.free.values).all())
+    assert float((t - t_exact).abs().max()) < 0.05
 
 
 def test_limits_of_toys_from_a_pool_are_distributed_as_without(model: Model, pool: EventPool) -> None:
