@@ -142,10 +142,17 @@ def cls_with_toys(built: Analysis, options: NeymanOptions, output: Path, record:
     console = console_for(record)
     name = default_poi(built.parameters) if options.poi is None else options.poi
     with study_plan(console, options.workers, options.store) as plan:
-        found, pairs = cls_study(
-            built, name, options.confidence_level, options.n_toys, options.seed, plan, options.points
-        )
-    return _report(built, found, pairs.first_points(options.points), output, record, console)
+        found = cls_study(built, name, options.confidence_level, options.n_toys, options.seed, plan, options.points)
+    level = f"{100 * found.confidence_level:g} %"
+    for p in found.points:
+        console.print(f"{name} = {p.mu:.5g}: CLs {p.value:.4g} +- {p.error:.2g}")
+    console.print(f"{level} CLs upper limit on {name}: {found.value:.6g} +- {found.error:.2g}")
+    console.print(f"asymptotically {found.asymptotic.upper.value:.6g}; toys without valid fits {found.n_failed}")
+    output.mkdir(parents=True, exist_ok=True)
+    found.save(output / "cls.json")
+    console.print(f"record    {output / 'cls.json'}")
+    write_record(record, found.to_dict())
+    return 0
 
 
 def limit_from_store(built: Analysis, store: Path, options: NeymanOptions, output: Path, record: Path | None) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind
+from inference.cls_study import asymptotic_cls_limit
 from inference.corner import Corner, corner
 from inference.corner_plots import plot_corner
 from inference.parameters import ParameterSet
@@ -278,10 +279,14 @@ def limit_report(
     confidence_level: float | None = None,
     kind: IntervalKind | None = None,
     fixed: Mapping[str, float] | None = None,
+    cls: bool = False,
 ) -> tuple[Interval, ReportFiles]:
-    """Set an interval and write the report; see :meth:`Analysis.interval`."""
+    """Set an interval, or an asymptotic CLs limit, and write the report; see :meth:`Analysis.interval`."""
     name = default_poi(analysis.parameters) if poi is None else poi
-    interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
+    if cls:
+        interval = asymptotic_cls_limit(analysis, name, confidence_level, fixed)
+    else:
+        interval = analysis.interval(name, confidence_level, kind, fixed=fixed)
     interval = replace(interval, surrogate_error=analysis.surrogate_error(interval.best_fit, interval))
     kinked = bool(analysis.likelihood.breakpoints)
     grid = curve_grid(interval, KINKED_POINTS if kinked else SMOOTH_POINTS)

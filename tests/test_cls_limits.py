@@ -1,0 +1,117 @@
+"""CLs limits: the law of its critical value, toys, and counting experiments in closed form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import model_files
+import numpy as np
+import pytest
+import torch
+from counting_models import counting, counts
+from scipy import optimize, stats
+
+import xeflow
+from inference.cls import asymptotic_cls_critical, cls_limit, cls_point
+from inference.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_toys
+from inference.cls_study import CLsLimit
+from inference.constraints import GaussianConstraint
+from inference.intervals import confidence_interval
+from inference.likelihood import Likelihood
+from inference.results import Interval
+from surrogate.errors import ConfigError, DataError
+
+
+def gaussian_cls(x: float, mu: float) -> float:
+    """CLs of x ~ N(mu, 1)."""
+    return float(stats.norm.cdf(x - mu) / stats.norm.cdf(x))
+
+
+def gaussian_q(x: np.ndarray, mu: float) -> np.ndarray:
+    """q_mu_tilde of x ~ N(mu, 1)."""
+    return np.where(x > mu, 0.0, np.where(x < 0, mu**2 - 2 * mu * x, (mu - x) ** 2))
+
+
+def test_asymptotic_critical_value_of_a_gaussian_measurement() -> None:
+    for x in (-1.0, 0.0, 0.7, 2.0):
+        limit = optimize.brentq(lambda mu, x=x: gaussian_cls(x, mu) - 0.1, max(x, 0.0), 10.0)
+        expected = float(gaussian_q(np.array(x), limit))
+        assert asymptotic_cls_critical(np.array([limit**2]))[0] == pytest.approx(expected, rel=1e-8)
+    # From a signal that cannot be seen to one that cannot be missed.
+    assert asymptotic_cls_critical(np.array([0.0, 1e4])) == pytest.approx([-2 * math.log(0.1), 1.6424], abs=1e-2)
+
+
+def test_points_of_many_toys_follow_the_asymptotic_law() -> None:
+    rng = np.random.default_rng(7)
+    signal, background = gaussian_q(rng.normal(2.0, size=100_000), 2.0), gaussian_q(rng.normal(size=100_000), 2.0)
+    found = cls_point(2.0, float(gaussian_q(np.array(0.5), 2.0)), signal, background)
+    assert found.value == pytest.approx(gaussian_cls(0.5, 2.0), abs=4 * found.error)
+    # Toys without valid fits can only raise it.
+    lost = np.full(2000, np.nan)
+    assert cls_point(2.0, 2.25, np.append(signal, lost), background).value > found.value
+    assert cls_point(2.0, 2.25, signal, np.append(background, lost)).value > found.value
+
+
+@pytest.mark.parametrize(("n", "background"), [(90, 100.0), (120, 100.0)])
+def test_asymptotic_limit_of_many_counts_is_the_gaussian_one(n: int, background: float) -> None:
+    """With the variance n + ... of many counts; the laws differ by their skewness, a few per cent."""
+    likelihood = Likelihood(*counting(background), counts([n]))
+    curve = asymptotic_cls_curve(likelihood, "mu")
+    upper = confidence_interval(likelihood, "mu", 0.9, "upper", curve).upper
+    exact = optimize.brentq(
+        lambda mu: stats.poisson.cdf(n, background + mu) / stats.poisson.cdf(n, background) - 0.1, 0.1, 100.0
+    )
+    assert upper.value == pytest.approx(exact, rel=0.05)
+    frequentist = confidence_interval(likelihood, "mu", 0.9, "upper").upper.value
+    assert frequentist is not None
+    assert upper.value > frequentist
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_toys_give_the_limit_of_a_counting_experiment(n: int) -> None:
+    """P(N <= n | mu + b) / P(N <= n | b) = 0.1; without events that is at -ln 0.1 for any b."""
+    likelihood = Likelihood(*counting(1.0), counts([n]))
+    exact = optimize.brentq(lambda mu: stats.poisson.cdf(n, 1 + mu) / stats.poisson.cdf(n, 1) - 0.1, 0.1, 20.0)
+    pairs = cls_toys(likelihood, "mu", [exact * f for f in (0.8, 0.95, 1.1, 1.25)], 8000, seed=3)
+    points = cls_from_toys(likelihood, pairs)
+    value, error = cls_limit(points)
+    assert value == pytest.approx(exact, abs=4 * error)
+    assert error < 0.1 * exact
+    with pytest.raises(ConfigError, match="above 0"):
+        cls_toys(likelihood, "mu", [0.0, 1.0], 10)
+
+
+def test_nuisances_are_profiled_and_bad_input_is_refused() -> None:
+    known = Likelihood(*counting(1e4, high=1e4), counts([10_000]))
+    loose = Likelihood(*counting(1e4, GaussianConstraint("b", 100.0, 1e4), high=1e4), counts([10_000], [1e4]))
+    limits = [
+        confidence_interval(model, "mu", 0.9, "upper", asymptotic_cls_curve(model, "mu")).upper.value
+        for model in (known, loose)
+    ]
+    # Counting and background errors of 100 each.
+    assert limits[1] / limits[0] == pytest.approx(math.sqrt(2), rel=0.01)
+    with pytest.raises(DataError, match="takes one data set"):
+        asymptotic_cls_curve(Likelihood(*counting(1.0), counts([1, 2])), "mu")
+    at = asymptotic_cls_curve(known, "mu")(torch.tensor([0.0, 50.0, 200.0], dtype=torch.float64))
+    assert bool((at.diff() < 0).all())
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(model_files.write_model(tmp_path))
+    data = str(tmp_path / "data.npz")
+    np.savez(data, **dict(zip(("sr0", "sr1", "ancillary"), model_files.data(), strict=True)))
+    words = ["limit", model, "-d", data, "--cls", "--output", str(tmp_path / "out")]
+    assert xeflow.main([*words, "--json", str(tmp_path / "limit.json")]) == 0
+    assert "statistic q_mu_tilde, asymptotic CLs critical value" in capsys.readouterr().out
+    asymptotic = Interval.from_json((tmp_path / "limit.json").read_text())
+    toys = ["--critical", "toys", "--toys", "60", "--json", str(tmp_path / "toys.json"), "--store"]
+    assert xeflow.main([*words, *toys, str(tmp_path / "toys.h5")]) == 0
+    found = CLsLimit.from_json((tmp_path / "toys.json").read_text())
+    assert CLsLimit.load(tmp_path / "out" / "cls.json") == found
+    assert found.asymptotic.upper.value == pytest.approx(asymptotic.upper.value, rel=1e-6)
+    assert found.value == pytest.approx(asymptotic.upper.value, rel=0.3)
+    assert "90 % CLs upper limit on wimp_rate_multiplier" in capsys.readouterr().out
+    capsys.readouterr()
+    assert xeflow.main([*words, "--kind", "central"]) == 2
+    assert "--cls gives upper limits" in capsys.readouterr().err
