@@ -16,53 +16,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from inference.alea_rules import MORPHER_RULES, PARAMETER_RULES, TEMPLATE_RULES, TOP_RULES
 from inference.asymptotics import IntervalKind
 from inference.config import BasisConfig, ConstraintTerm, CorrelatedTerm, Strict, read_yaml, unknown_keys, validate
-from inference.conversion import Conversion, Note, Rule, apply_rules, only, technical
+from inference.conversion import Conversion, Note, apply_rules
 from inference.expressions import parse_numbers
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.response import OUTSIDE
 from surrogate.shipped import config_path
 
-Ptype = Literal["rate", "shape", "index", "efficiency", "livetime", "needs_reinit"]
-
-_BLUEICE = technical("steers how blueice computes and caches; results do not depend on it")
-_SPECIAL = Rule(
-    "belongs to a source class of alea that is not supported; export its templates instead", lambda v: False
-)
-
-#: Keys of a run or a source that are no part of the schema.
-TEMPLATE_RULES: Mapping[str, Rule] = {
-    **dict.fromkeys(("cache_dir", "never_save_to_cache", "force_recalculation", "delete_obsolete_cache"), _BLUEICE),
-    **dict.fromkeys(("extra_dont_hash_settings", "n_cores", "pdf_sampling_multiplier", "analysis_name"), _BLUEICE),
-    **dict.fromkeys(("weight_names", "histnames", "template_filenames", "spectrum_name", "spectrum_axis"), _SPECIAL),
-    **dict.fromkeys(("apply_smearing", "smearing_model", "smearing_parameters", "peak_energy"), _SPECIAL),
-    **dict.fromkeys(("efficiency_model", "efficiency_parameters", "minimal_energy_resolution"), _SPECIAL),
-    **dict.fromkeys(("apply_bias", "bias_model", "bias_parameters"), only(False, None, reason=_SPECIAL.reason)),
-    "allow_negative": only(False, None, reason="negative densities are not supported"),
-    "convert_to_uniform": only(False, None, reason="write uniform templates instead"),
-    "pdf_interpolation_method": only("piecewise", None, reason="densities are constant in each bin"),
-    "source_wise_interpolation": technical("both ways give the same density"),
-    **dict.fromkeys(
-        ("default_source_class", "class"),
-        only("alea.template_source.TemplateSource", "TemplateSource", reason="sources are templates or surrogates"),
-    ),
-}
-#: Keys of the nested ``likelihood_config`` of a run.
-MORPHER_RULES: Mapping[str, Rule] = {
-    "morpher": only(None, "GridInterpolator", reason="templates are interpolated multilinearly between anchors"),
-    "morpher_config": only(None, {}, reason="templates are interpolated multilinearly between anchors"),
-    "outlier_likelihood": technical("an event of zero density makes ln L = -inf instead of getting a floor"),
-    "unphysical_behaviour": technical("a negative expectation makes ln L = -inf"),
-    "model_statistical_uncertainty_handling": only(None, reason="template statistics are taken as exact"),
-}
-#: Keys at the top of the file.
-TOP_RULES: Mapping[str, Rule] = {
-    "fit_strategy": technical("settings of Minuit; fits here are bounded Newton fits"),
-    "confidence_interval_root_find": technical("limits are bracketed from the best fit outwards"),
-    "asymptotic_dof": only(None, 1, reason="one parameter of interest is supported"),
-    "template_path": technical("give template_path when the model is built"),
-}
+Ptype = Literal["rate", "shape", "efficiency", "livetime", "needs_reinit"]
 
 
 def _number(value: Any) -> Any:
@@ -232,6 +195,9 @@ def _section(parent: Any, key: str, kind: type, where: str) -> Any:
 def _set_aside(raw: dict[str, Any], where: str) -> list[Note]:
     """Take all foreign keys out of a raw file and return what is to be said of them."""
     notes = apply_rules(raw, TOP_RULES, "")
+    for name, definition in _section(raw, "parameter_definition", dict, where).items():
+        if isinstance(definition, dict) and definition.get("ptype") == "index":
+            notes += apply_rules(definition, PARAMETER_RULES, f"parameter_definition.{name}")
     likelihood = _section(raw, "likelihood_config", dict, where)
     terms = _section(likelihood, "likelihood_terms", list, f"{where}: likelihood_config")
     for term in (t for t in terms if isinstance(t, dict)):

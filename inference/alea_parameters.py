@@ -22,7 +22,6 @@ KINDS: Mapping[str, Kind] = {
     "efficiency": "efficiency",
     "livetime": "livetime",
     "needs_reinit": "shape",
-    "index": "shape",
 }
 
 

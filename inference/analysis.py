@@ -206,7 +206,7 @@ class Analysis:
         if self.uncertified and not self.allow_uncertified:
             raise UncertifiedError(
                 f"no valid certificate: {', '.join(self.uncertified)}; validate the surrogates, or allow limits all "
-                "the same with allow_uncertified=True (--allow-uncertified)"
+                "the same with --allow-uncertified (allow_uncertified=True in Python)"
             )
 
     def interval(

@@ -73,7 +73,7 @@ class Assembler:
         self.anchors = {n: a for n, a in anchors.items() if len(a) > 1}
         constants = {n: a[0] for n, a in anchors.items() if len(a) == 1}
         nominal = {n: p.nominal_value for n, p in definitions.items() if p.nominal_value is not None}
-        fixed = {n: v for n, v in nominal.items() if definitions[n].ptype not in ("rate", "shape", "index")}
+        fixed = {n: v for n, v in nominal.items() if definitions[n].ptype not in ("rate", "shape")}
         self.reader = TemplateReader(self.search, {**fixed, **constants}, self.anchors)
         self.responses = ResponseReader(self.search, {**fixed, **constants}, self.anchors)
         self.notes: list[Note] = []
@@ -130,9 +130,6 @@ class Assembler:
             raise ConfigError(
                 f"{place}.parameters: exactly one rate parameter is needed, got {', '.join(rates) or 'none'}"
             )
-        index = [n for n, kind in kinds.items() if kind == "index"]
-        if index:
-            raise ConfigError(f"{place}: ptype 'index' of '{index[0]}' is not supported; make it 'shape'")
         source = self._source(term, config, binning, place)
         scale = (
             config.histogram_scale_factor or term.histogram_scale_factor if config.surrogate or config.basis else None

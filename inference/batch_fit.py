@@ -7,6 +7,7 @@ model, cut to the ranges on which its sources are defined.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ def _bounds(likelihood: Likelihood, fixed: Fixed, n: int) -> tuple[Tensor, Tenso
             held[:, j] = True
     for name, given in fixed.items():
         j = parameters.index(name)
+        if not isinstance(given, Real | Tensor):
+            raise ConfigError(f"fixed: {name} = {given!r} must be a number")
         value = torch.as_tensor(given, dtype=torch.float64)
         if value.ndim > 1 or (value.ndim == 1 and len(value) != n):
             raise ConfigError(f"fixed: {name} has shape {tuple(value.shape)}, must be a number or {n} numbers")

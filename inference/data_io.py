@@ -116,6 +116,8 @@ def _read_csv(path: Path) -> np.ndarray:
     if not rows:
         raise DataError(f"data file '{path}' is empty; a header line with the column names is needed")
     names = [name.strip() for name in rows[0]]
+    if len(names) == 1 and (other := next((mark for mark in ";\t " if mark in names[0]), None)) is not None:
+        raise DataError(f"data file '{path}': commas must separate the columns, the header has {other!r}: {names[0]}")
     if len(set(names)) != len(names) or not all(names):
         raise DataError(f"data file '{path}': the header must hold unique column names, got {', '.join(names)}")
     values = np.empty((len(rows) - 1, len(names)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -85,9 +86,10 @@ class Parameter:
 
     def _require_inside(self, what: str, value: float) -> None:
         if not (math.isfinite(value) and self.low <= value <= self.high):
+            unit = f" {self.unit}" if self.unit else ""
             raise ConfigError(
-                f"parameter '{self.name}': {what} = {value} must be finite and inside the bounds "
-                f"[{self.low}, {self.high}]"
+                f"parameter '{self.name}': {what} = {value}{unit} must be finite and inside the bounds "
+                f"[{self.low}, {self.high}]{unit}"
             )
 
     @property
@@ -218,12 +220,14 @@ class ParameterSet:
         Raises
         ------
         ConfigError
-            If a name is unknown.
+            If a name is unknown, or a value no number.
         RangeError
             If a value is outside the bounds.
         """
         for name, value in values.items():
             p = self[name]
+            if not isinstance(value, Real):
+                raise ConfigError(f"{name} = {value!r} must be a number")
             if not (math.isfinite(value) and p.low <= value <= p.high):
                 raise RangeError(
                     f"{name} = {value} must be finite and inside its bounds [{p.low}, {p.high}]; change the value or "

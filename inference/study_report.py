@@ -162,8 +162,10 @@ def stored_pairs(analysis: Analysis, poi: str, path: Path) -> ToyPairs:
     Raises
     ------
     DataError
-        If they are of another model, or of another parameter of interest.
+        If there is no such file, or they are of another model, or of another parameter of interest.
     """
+    if not path.is_file():
+        raise DataError(f"critical values: '{path}' is neither 'asymptotic' nor 'toys', nor a file of toys made before")
     pairs = read_pairs(path)
     if pairs.poi != poi:
         raise DataError(f"{path}: its critical values are those of {pairs.poi}, not of {poi}")

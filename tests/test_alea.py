@@ -234,6 +234,7 @@ def test_what_only_steers_another_program_is_noted(tmp_path: Path) -> None:
         (lambda c: term(c).update(likelihood_config={"morpher": "IndexMorpher"}), "morpher"),
         (lambda c: source(c).update(convert_to_uniform=True), "convert_to_uniform"),
         (lambda c: c.update(asymptotic_dof=2), "asymptotic_dof"),
+        (lambda c: definition(c).update(ptype="index"), r"er_shift\.ptype = 'index': .* make it 'shape'"),
         (
             lambda c: term(c).update(likelihood_config={"model_statistical_uncertainty_handling": "bb_single"}),
             "model_statistical_uncertainty_handling",
@@ -298,8 +299,7 @@ def test_what_would_change_a_result_is_refused(tmp_path: Path, change: Change, p
             lambda c: source(c).update(nuisance_parameters={"er_shift": "er_shift"}),
             "nuisance_parameters are for surrogates",
         ),
-        (lambda c: definition(c).update(ptype="shap"), r"er_shift\.ptype: input should be 'rate'"),
-        (lambda c: definition(c).update(ptype="index"), "ptype 'index' of 'er_shift' is not supported"),
+        (lambda c: definition(c).update(ptype="shap"), r"er_shift\.ptype: input should be 'rate', 'shape', 'eff"),
         (lambda c: definition(c).update(blueice_anchors=[0, -1, 2]), "at least two increasing values"),
         (lambda c: definition(c).update(blueice_anchors="np.arrange(3)"), "unknown numpy function 'arrange'"),
         (lambda c: definition(c).update(nominal_value=5), "nominal = 5.0 must be finite and inside the bounds"),

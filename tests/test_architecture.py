@@ -243,6 +243,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "conversion",
         "expressions",
         "config",
+        "alea_rules",
         "alea",
         "alea_parameters",
         "search_path",

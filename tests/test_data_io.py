@@ -80,6 +80,7 @@ def test_csv_and_directory(tmp_path: Path) -> None:
     [
         ("", "empty"),
         ("cs1,cs1\n1,2\n", "unique column names"),
+        ("cs1;cs2\n1;2\n", "commas must separate the columns, the header has ';'"),
         ("cs1,cs2\n1\n", "row 0 has 1 values for 2 columns"),
         ("cs1,cs2\n1,2\n3,x\n", "row 1: could not convert"),
     ],

@@ -118,9 +118,10 @@ def test_other_mass_and_kind(files: tuple[str, str], tmp_path: Path, capsys: pyt
         (["--set", "er_shift=9"], "er_shift cannot be fixed at 9"),
         (["--nominal", "wimp_mass=30"], "has no entry for wimp_mass = 30"),
         (["--poi", "wimp_multiplier"], "unknown parameter 'wimp_multiplier'; did you mean 'wimp_rate_multiplier'"),
+        (["--critical", "toy"], "critical values: 'toy' is neither 'asymptotic' nor 'toys', nor a file"),
         (["--confidence-level", "90"], "confidence_level = 90.0 must lie between 0 and 1"),
         (["--template", "er=none.h5"], "'none.h5' was found in none of"),
-        (["--template-path", "nowhere"], "template_path: 'nowhere' is no directory"),
+        (["--template-path", "nowhere"], "--template-path (template_path in Python): 'nowhere' is no directory"),
         (["--index", "3"], "holds one data set; number 3 does not exist"),
     ],
 )

@@ -266,6 +266,9 @@ def test_unknown_names_and_values_out_of_range(model: StatisticalModel) -> None:
             call(wimp_rate_multiplyer=1.0)  # type: ignore[operator]
     with pytest.raises(ConfigError, match=nearest):
         model.confidence_interval("wimp_rate_multiplyer")
+    for call in (model.ll, model.fit):
+        with pytest.raises(ConfigError, match="wimp_rate_multiplier = 'zero' must be a number"):
+            call(wimp_rate_multiplier="zero")  # type: ignore[arg-type]
     for value in (-1.0, math.nan, math.inf):
         with pytest.raises(RangeError, match="wimp_rate_multiplier = "):
             model.ll(wimp_rate_multiplier=value)
