@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind, check_kind, critical_value
@@ -15,7 +16,14 @@ from inference.discovery import discovery, scan_statistics
 from inference.intervals import STATISTIC
 from inference.look_elsewhere import GlobalSignificance, global_significance
 from inference.neyman import critical_values, neyman_interval, profiled_points
-from inference.power_constraint import constrain, rejection_constraint
+from inference.power_constraint import (
+    DEFAULT_THRESHOLD,
+    Power,
+    PowerConstraint,
+    constrain,
+    discovery_constraint,
+    rejection_constraint,
+)
 from inference.record import Record
 from inference.results import Interval
 from inference.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
@@ -23,6 +31,9 @@ from inference.study import StudyPlan
 from inference.study_report import automatic_grid
 from inference.toy_pairs import ToyPairs, run_pairs
 from surrogate.errors import ConfigError
+
+#: Where the power of a discovery is measured: so many signal strengths, up to so many median background-only limits.
+POWER_POINTS, POWER_REACH = 9, 2.0
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,11 @@ class LimitScan(Record):
     points
         In increasing order of its value.
     power_threshold
-        Power that the power constraint asks for, by rejection; None without.
+        Power that the power constraint asks for; None without.
     significance
         Global significance of the largest local one; None without toys.
+    power
+        What power means: ``rejection`` or ``discovery``.
     """
 
     scanned: str
@@ -75,6 +88,7 @@ class LimitScan(Record):
     points: tuple[ScanPoint, ...]
     power_threshold: float | None
     significance: GlobalSignificance | None
+    power: Power = "rejection"
 
     @property
     def success(self) -> bool:
@@ -100,6 +114,9 @@ class ScanSettings:
         Background-only toys that all values look at, for the global significance; none if 0.
     power_threshold
         Of the power constraint (arXiv:1105.3166), which needs ``band_toys``; none if None.
+    power
+        What power means there: that of rejecting a signal on background alone, or of discovering it at a p-value of
+        1 - CL. The latter needs ``band_toys`` more at each of :data:`POWER_POINTS` signal strengths.
     n_points
         Grid points of a Neyman construction.
     seed
@@ -117,6 +134,7 @@ class ScanSettings:
     band_toys: int = 0
     global_toys: int = 0
     power_threshold: float | None = None
+    power: Power = "rejection"
     n_points: int = 12
     seed: int = 0
     plan: StudyPlan = field(default_factory=StudyPlan)
@@ -158,6 +176,25 @@ def _toy_limits(
     return toy_limits(model.parameters, model.runs, s.poi, truth, n, s.seed, critical, level, kind, plan)
 
 
+def _constraint(
+    analysis: Analysis, value: float, interval: Interval, limits: ToyLimits, settings: ScanSettings
+) -> PowerConstraint:
+    """Return the smallest limit that has the power asked for, by the definition asked for."""
+    s, threshold = settings, settings.power_threshold or DEFAULT_THRESHOLD
+    if s.power == "rejection":
+        return rejection_constraint(limits.ends("upper"), threshold)
+    reach = POWER_REACH * rejection_constraint(limits.ends("upper"), 0.5).minimum
+    grid = np.linspace(0.0, reach, POWER_POINTS).tolist()
+    points = torch.stack([analysis.parameters.vector({s.poi: mu}) for mu in grid])
+    plan = s.plan_for("power", value)
+    pairs = run_pairs(
+        analysis.parameters, analysis.runs, s.poi, points, s.band_toys, s.seed, [0.0] * POWER_POINTS, plan=plan
+    )
+    # A toy without valid fits counts as no discovery, which can only raise the smallest limit.
+    q0 = [np.nan_to_num(q, nan=0.0) for q in pairs.statistics("q0")]
+    return discovery_constraint(grid, q0, critical_value(interval.confidence_level, "upper"), threshold)
+
+
 def scan_point(analysis: Analysis, value: float, settings: ScanSettings) -> ScanPoint:
     """Return the limits of one value; see :func:`limit_scan`."""
     s = settings
@@ -168,7 +205,7 @@ def scan_point(analysis: Analysis, value: float, settings: ScanSettings) -> Scan
         limits = _toy_limits(analysis, value, interval, critical, s)
         band = sensitivity_band(limits, "lower" if interval.kind == "lower" else "upper")
         if s.power_threshold is not None and interval.upper.value is not None:
-            constraint = rejection_constraint(limits.ends("upper"), s.power_threshold)
+            constraint = _constraint(analysis, value, interval, limits, s)
             constrained = constrain(interval.upper.value, constraint).constrained
     return ScanPoint(value, interval, error, band, constrained, local.q0, local.p0)
 
@@ -220,7 +257,9 @@ def limit_scan(
             toys.append(_background_toys(analysis, value, background, settings))
     if not points:
         raise ConfigError(f"{scanned}: a scan needs at least one value")
-    return LimitScan(scanned, unit, tuple(points), settings.power_threshold, _global(points, toys, scanned))
+    return LimitScan(
+        scanned, unit, tuple(points), settings.power_threshold, _global(points, toys, scanned), settings.power
+    )
 
 
 def _global(points: list[ScanPoint], toys: list[ToyPairs], scanned: str) -> GlobalSignificance | None:

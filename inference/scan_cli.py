@@ -32,6 +32,7 @@ from inference.cli_options import (
     study_plan,
     write_record,
 )
+from inference.power_constraint import Power
 from inference.report import default_poi
 from inference.scan import ScanSettings, limit_scan
 from inference.scan_report import scan_text, write_scan
@@ -67,6 +68,9 @@ def scan(
     power: Annotated[
         float | None, typer.Option(min=0, max=1, help="Power constraint: the threshold, such as 0.16; needs --bands.")
     ] = None,
+    power_of: Annotated[
+        Power, typer.Option(help="What power means: that of the rejection, or of the discovery, of a signal.")
+    ] = "rejection",
     factor: Annotated[float, typer.Option(help="In the figure: what a parameter of interest of 1 stands for.")] = 1.0,
     ylabel: Annotated[str | None, typer.Option(help="In the figure: what that is.")] = None,
     seed: SeedOption = 0,
@@ -100,6 +104,7 @@ def scan(
         bands,
         global_toys,
         power,
+        power_of,
         seed=seed,
         folder=store,
     )

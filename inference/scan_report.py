@@ -56,7 +56,7 @@ def scan_text(scan: LimitScan) -> str:
         *aligned(scan_rows(scan)),
     ]
     if scan.power_threshold is not None:
-        lines += ["", f"power constraint: rejection, threshold {scan.power_threshold:g}"]
+        lines += ["", f"power constraint: {scan.power}, threshold {scan.power_threshold:g}"]
     if scan.significance is not None:
         found = scan.significance
         at = scan.points[found.position].value

@@ -63,6 +63,16 @@ def test_scan(files: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]) 
     assert "median" not in scan_text(replace(bare, power_threshold=None))
 
 
+def test_a_power_constraint_by_discovery() -> None:
+    """n ~ Poisson(mu + 100): a discovery at p = 0.1 has power 0.5 where mu is 1.28 standard deviations."""
+    model = Analysis(*counting(100.0))
+    model.data = {"run": {"x": np.full(85, 0.5)}}
+    settings = ScanSettings("mu", 0.9, "upper", band_toys=1000, power_threshold=0.5, power="discovery")
+    (point,) = limit_scan([(1.0, model)], "livetime", settings).points
+    assert point.interval.upper.value < 5
+    assert point.constrained == pytest.approx(1.2816 * 10, abs=2.0)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
