@@ -19,7 +19,8 @@ MANY = 0.1
 logger = logging.getLogger(__name__)
 
 
-def _listing(x: Tensor, offending: Tensor, space: ObservableSpace) -> str:
+def listing(x: Tensor, offending: Tensor, space: ObservableSpace) -> str:
+    """Return the first of the offending (N,) events x (N, D) with their rows, and how many more there are."""
     lines = [
         "(" + ", ".join(f"{n} = {v:.6g}" for n, v in zip(space.names, x[i].tolist(), strict=True)) + f") at row {i}"
         for i in offending.nonzero().flatten()[:LISTED].tolist()
@@ -32,7 +33,7 @@ def require_finite(space: ObservableSpace, x: Tensor, run: str) -> None:
     """Raise DataError if an event of x (N, D) holds NaN or infinity."""
     broken = ~torch.isfinite(x).all(dim=-1)
     if bool(broken.any()):
-        raise DataError(f"run '{run}': {int(broken.sum())} events hold NaN or infinity: {_listing(x, broken, space)}")
+        raise DataError(f"run '{run}': {int(broken.sum())} events hold NaN or infinity: {listing(x, broken, space)}")
 
 
 def inside_region(space: ObservableSpace, x: Tensor, drop: bool, run: str) -> Tensor:
@@ -49,12 +50,12 @@ def inside_region(space: ObservableSpace, x: Tensor, drop: bool, run: str) -> Te
     found = f"run '{run}': {count} of {len(x)} events lie outside the region of interest, {window}"
     if count and not drop:
         raise DataError(
-            f"{found}: {_listing(x, ~inside, space)}; apply the selection first, or drop them with --drop-outside "
+            f"{found}: {listing(x, ~inside, space)}; apply the selection first, or drop them with --drop-outside "
             "(outside='drop' in Python)"
         )
     if count and count == len(x):
         raise DataError(
-            f"{found}: {_listing(x, ~inside, space)}; dropping them leaves none: check their units, or give an empty "
+            f"{found}: {listing(x, ~inside, space)}; dropping them leaves none: check their units, or give an empty "
             "table if there are no events"
         )
     if count > MANY * len(x):

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from inference.batch_fit import FitBatch, FitOptions, fit_batch
+from inference.event_checks import listing
 from inference.event_density import per_row
 from inference.likelihood import Likelihood
 from inference.minimize import FitStatus
 from inference.results import FitResult, number, provenance
+from inference.science_run import expected_counts, theta_of
 
 
 def covariances(batch: FitBatch) -> tuple[Tensor, Tensor]:
@@ -44,6 +46,26 @@ def edge_remarks(likelihood: Likelihood, batch: FitBatch) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def impossible_remarks(likelihood: Likelihood, batch: FitBatch) -> tuple[str, ...]:
+    """Return why ln L of the first row is not finite: events without density, and sources that give no number."""
+    values, row, remarks = batch.values[:1], int(batch.rows[0]), []
+    for run in likelihood.runs:
+        x = likelihood.data.x[run.name][row][likelihood.data.weights[run.name][row] > 0]
+        expected = expected_counts(likelihood.parameters, run, values)[0]
+        theta = [theta_of(likelihood.parameters, c, values).expand(len(x), -1) for c in run.sources]
+        log_f = [c.source.log_prob(x, t) for c, t in zip(run.sources, theta, strict=True)]
+        for c, f, mu in zip(run.sources, log_f, expected, strict=True):
+            if not bool(torch.isfinite(mu)):
+                remarks.append(f"run '{run.name}': source '{c.name}' expects {float(mu)} events")
+            if bool((broken := torch.isnan(f) | (f == math.inf)).any()):
+                where = listing(x, broken, run.observables)
+                remarks.append(f"run '{run.name}': the density of source '{c.name}' is no number at {where}")
+        none = ~torch.stack([(f != -math.inf) & (mu != 0) for f, mu in zip(log_f, expected, strict=True)]).any(dim=0)
+        if bool(none.any()):
+            remarks.append(f"run '{run.name}': no source has a density at {listing(x, none, run.observables)}")
+    return tuple(remarks)
+
+
 def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: int = 1) -> FitResult:
     """Return one row of a batch as a record."""
     one = batch.take(torch.tensor([row]))
@@ -71,7 +93,7 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
         starts=starts,
         disagreeing_starts=int(one.disagreeing),
         provenance=provenance(likelihood.model_hash),
-        remarks=edge_remarks(likelihood, one),
+        remarks=(impossible_remarks if status == FitStatus.NON_FINITE else edge_remarks)(likelihood, one),
     )
 
 

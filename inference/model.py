@@ -153,7 +153,7 @@ class StatisticalModel(Analysis):
         """
         result = self.fit_result(fixed)
         if not result.success or result.log_likelihood is None:
-            warnings.warn(f"fit: {result.message}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"fit: {'; '.join((result.message, *result.remarks))}", RuntimeWarning, stacklevel=2)
             return dict(result.values), math.nan
         return dict(result.values), result.log_likelihood
 

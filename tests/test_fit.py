@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -273,6 +274,17 @@ def test_impossible_data_are_flagged_not_raised() -> None:
     assert result.log_likelihood is None
     assert not result.success
     assert FitResult.from_json(result.to_json()) == result
+    assert result.remarks == ("run 'run': no source has a density at (x = 0.7) at row 0",)
+
+
+def test_a_source_that_gives_no_number_is_named() -> None:
+    broken = replace(flat_source(3.0), log_density=lambda x, theta: torch.where(x > 0.6, math.nan, 0.0) + theta.sum(-1))
+    parameters = ParameterSet((rate_parameter("mu"), LIVETIME))
+    run = ScienceRun("run", UNIT, (RunSource("s", broken, "mu", {}),), ("livetime",))
+    data = Dataset({"run": event_data(UNIT, torch.tensor([[0.2], [0.7]]))}, {})
+    result = fit(Likelihood(parameters, (run,), data))
+    assert result.status == "non_finite"
+    assert "run 'run': the density of source 's' is no number at (x = 0.7) at row 1" in result.remarks
 
 
 def test_a_fit_that_is_cut_short_says_so() -> None:

@@ -33,5 +33,5 @@ _MESSAGES = {
     FitStatus.CONVERGED: "converged",
     FitStatus.AT_BOUND: "converged with at least one parameter on a bound",
     FitStatus.NOT_CONVERGED: "stopped before the optimum was reached",
-    FitStatus.NON_FINITE: "the function is not finite at the start",
+    FitStatus.NON_FINITE: "ln L is not finite where the fit starts",
 }
