@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +22,11 @@ from inference.pool_choice import PoolChoice, default_folder
 from inference.study import StudyPlan, make_executor
 from surrogate.atomic import write_json
 from surrogate.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds after which a study without a bar first says how far it is, and from line to line then.
+FIRST_LINE, NEXT_LINE = 5.0, 30.0
 
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Statistical model: a YAML file, or the name of a shipped one.")
@@ -166,14 +173,53 @@ def write_record(record: Path | None, result: Mapping[str, Any]) -> None:
         write_json(record, result)
 
 
+class ProgressLines:
+    """Logs how far a study is, and about how long it will take.
+
+    A call is one of :attr:`inference.study.StudyPlan.progress`; a study begins where the toys done do not grow.
+
+    Parameters
+    ----------
+    clock
+        Returns seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._begin, self._next = clock, 0.0, 0.0
+        self._stored, self._done = 0, sys.maxsize
+
+    def __call__(self, done: int, total: int) -> None:
+        """Log a line if the last one is long ago and toys remain."""
+        now = self._clock()
+        if done <= self._done:
+            self._begin, self._next, self._stored = now, now + FIRST_LINE, done
+        elif now >= self._next and done < total:
+            self._next, spent = now + NEXT_LINE, now - self._begin
+            left = spent * (total - done) / (done - self._stored)
+            logger.info("%d of %d toys after %s, about %s left", done, total, duration(spent), duration(left))
+        self._done = done
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words: in seconds up to two minutes, in minutes up to two hours."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds > 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @contextmanager
 def study_plan(console: Console, workers: int, store: Path | None) -> Iterator[StudyPlan]:
-    """Yield a plan whose progress is drawn on the console."""
+    """Yield a plan whose progress is drawn on the console, or logged where that is no terminal."""
+    executor = make_executor(workers)
+    if not console.is_terminal:
+        yield StudyPlan(path=store, executor=executor, progress=ProgressLines())
+        return
     columns = (TextColumn("toys"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("toys")
         yield StudyPlan(
             path=store,
-            executor=make_executor(workers),
+            executor=executor,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

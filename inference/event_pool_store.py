@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -27,6 +29,8 @@ from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
 FORMAT = "xeflow-event-pool-3"
+
+logger = logging.getLogger(__name__)
 
 
 def pool_key(
@@ -68,9 +72,13 @@ def cached_pool(
     key = pool_key(parameters, runs, values, region, options)
     path = Path(folder) / f"pool-{key[:24]}.npz"
     if path.exists():
+        logger.info("toys take their events from the pool %s", path)
         return _read(path, key, parameters, tuple(runs), values, region)
+    logger.info("drawing the pool of events for toys, %s", path)
+    start = time.monotonic()
     built = build_pool(parameters, runs, values, region, options)
     _write(path, key, built)
+    logger.info("the pool is ready after %.0f s", time.monotonic() - start)
     return built
 
 

@@ -26,6 +26,9 @@ from surrogate.memory import keep_freed_memory
 Work = Callable[[Chunk], Columns]
 Progress = Callable[[int, int], None]
 
+#: Toys of the first chunk of a point; each of the next ones has as many as were made before it, to the size asked for.
+FIRST_CHUNK = 50
+
 
 def make_chunks(n_points: int, n_toys: int, size: int, stored: Iterable[Chunk] = ()) -> tuple[Chunk, ...]:
     """Return what remains to be done of ``n_toys`` toys at each of ``n_points`` points.
@@ -42,7 +45,8 @@ def make_chunks(n_points: int, n_toys: int, size: int, stored: Iterable[Chunk] =
     Returns
     -------
     tuple of Chunk
-        All points advance together, so that an unfinished study has toys everywhere.
+        All points advance together, so that an unfinished study has toys everywhere. The first chunks are small, so
+        that one soon knows how long the study will take.
 
     Raises
     ------
@@ -52,15 +56,23 @@ def make_chunks(n_points: int, n_toys: int, size: int, stored: Iterable[Chunk] =
     for name, value in (("n_points", n_points), ("n_toys", n_toys), ("chunk size", size)):
         if value < 1:
             raise ConfigError(f"{name} = {value} must be at least 1")
-    chunks = []
+    chunks: list[Chunk] = []
     for point in range(n_points):
         ranges = sorted((c.first, c.first + c.size) for c in stored if c.point == point)
         start = 0
         for first, last in [*ranges, (n_toys, n_toys)]:
-            stop = min(first, n_toys)
-            chunks += [Chunk(point, k, min(size, stop - k)) for k in range(start, stop, size)]
+            chunks += _portions(point, start, min(first, n_toys), size)
             start = max(start, last)
     return tuple(sorted(chunks, key=lambda c: (c.first, c.point)))
+
+
+def _portions(point: int, start: int, stop: int, size: int) -> Iterator[Chunk]:
+    """Yield the chunks of toys ``start`` .. ``stop`` - 1 of a point."""
+    k = start
+    while k < stop:
+        chunk = Chunk(point, k, min(size, max(FIRST_CHUNK, k - start), stop - k))
+        yield chunk
+        k += chunk.size
 
 
 class Executor(Protocol):

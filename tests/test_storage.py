@@ -68,6 +68,20 @@ def test_chunks_cover_what_is_missing_exactly_once(n_points, n_toys, size, first
     assert covered.max() <= 1
 
 
+def test_the_first_chunks_are_small():
+    sizes = [c.size for c in make_chunks(1, 2000, 500)]
+    assert sizes == [50, 50, 100, 200, 400, 500, 500, 200]
+    resumed = make_chunks(1, 3000, 500, [Chunk(0, 0, 2000)])
+    assert [(c.first, c.size) for c in resumed] == [
+        (2000, 50),
+        (2050, 50),
+        (2100, 100),
+        (2200, 200),
+        (2400, 400),
+        (2800, 200),
+    ]
+
+
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_rows_come_back_by_point_and_toy(tmp_path, kind):
     store = MemoryStore(HEADER) if kind == "memory" else FileStore(tmp_path / "study.h5", HEADER)

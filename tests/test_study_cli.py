@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import h5py
 import model_files
@@ -12,6 +13,7 @@ import torch
 
 import xeflow
 from inference.alea_results import fit_hypotheses, read_fits, write_fits
+from inference.cli_options import ProgressLines, duration
 from inference.discovery import Discovery
 from inference.model import StatisticalModel
 from inference.neyman import NeymanInterval
@@ -54,6 +56,24 @@ def test_limit_with_toys(files, construction, capsys):
     assert xeflow.main([*words, "--json", str(folder / "again.json")]) == 0
     assert NeymanInterval.from_json((folder / "again.json").read_text()) == found
     assert "upper limit" in capsys.readouterr().out
+
+
+def test_progress_without_a_terminal(caplog):
+    """A line after five seconds, then every thirty, with the rate since this run began; none for what is done."""
+    caplog.set_level(logging.INFO)
+    # seconds, toys done, all toys; of the first study 1000 toys were stored before
+    calls = [(0, 1000, 2000), (2, 1020, 2000), (10, 1100, 2000), (20, 1200, 2000), (40, 1400, 2000), (100, 2000, 2000)]
+    calls += [(100, 0, 9000), (110, 50, 9000)]
+    clock = iter([float(seconds) for seconds, _, _ in calls])
+    lines = ProgressLines(lambda: next(clock))
+    for _, done, total in calls:
+        lines(done, total)
+    assert caplog.messages == [
+        "1100 of 2000 toys after 10 s, about 90 s left",
+        "1400 of 2000 toys after 40 s, about 60 s left",
+        "50 of 9000 toys after 10 s, about 30 min left",
+    ]
+    assert [duration(t) for t in (119.0, 3000.0, 8000.0)] == ["119 s", "50 min", "2 h"]
 
 
 def test_a_limit_beyond_the_grid_fails_its_check(files, tmp_path, capsys):
