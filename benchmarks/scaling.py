@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
-from measure import Cost, measure, once
+from measure import Cost, Work, once, side_by_side
 from records import Record, finish, parser
 
 from inference.data import Dataset, EventData, data_batch
@@ -82,15 +82,20 @@ def model(n_events: int, n_sources: int, n_nuisances: int) -> tuple[ParameterSet
     return ParameterSet(tuple(parameters)), ScienceRun("run", OBSERVABLES, tuple(members), ("livetime",), None)
 
 
-def evaluation(n_events: int, n_sources: int, n_nuisances: int, repeats: int) -> Cost:
-    """Return the cost of ln L with gradient and Hessian."""
+def evaluation(n_events: int, n_sources: int, n_nuisances: int) -> Work:
+    """Return what evaluates ln L with gradient and Hessian."""
     parameters, run = model(n_events, n_sources, n_nuisances)
     generator, nominal = torch.Generator().manual_seed(5), torch.zeros(n_nuisances, dtype=torch.float64)
     share = [n_events // n_sources + (c < n_events % n_sources) for c in range(n_sources)]
     x = torch.cat([c.source.sample(n, nominal, generator) for c, n in zip(run.sources, share, strict=True)])
     data = data_batch(parameters, (run,), [Dataset({"run": EventData(x)}, {})])
     likelihood, point = Likelihood(parameters, (run,), data), parameters.nominal()[None]
-    return measure(lambda: likelihood.derivatives(point), repeats)
+    return lambda: likelihood.derivatives(point)
+
+
+def evaluations(sizes: Sequence[tuple[int, int, int]], repeats: int) -> list[Cost]:
+    """Return the cost of evaluations at several numbers of events, sources and nuisances, all run in turn."""
+    return list(side_by_side({str(size): evaluation(*size) for size in sizes}, repeats).values())
 
 
 def toys(n_toys: int, workers: int = 0) -> Cost:
@@ -106,11 +111,12 @@ def curves(quick: bool) -> dict[str, Curve]:
     repeats = 2 if quick else 7
     events = [100, 1_000, 10_000] if quick else [30, 100, 300, 1_000, 3_000, 10_000, 30_000]
     n_toys = [25, 50, 100] if quick else [25, 50, 100, 200, 400]
+    few = [1, 2, 4, 8]
     toys(10)
     return {
-        "events": (events, [evaluation(n, SOURCES, NUISANCES, repeats) for n in events]),
-        "sources": ([1, 2, 4, 8], [evaluation(EVENTS, n, NUISANCES, repeats) for n in (1, 2, 4, 8)]),
-        "nuisances": ([1, 2, 4, 8], [evaluation(EVENTS, SOURCES, n, repeats) for n in (1, 2, 4, 8)]),
+        "events": (events, evaluations([(n, SOURCES, NUISANCES) for n in events], repeats)),
+        "sources": (few, evaluations([(EVENTS, n, NUISANCES) for n in few], repeats)),
+        "nuisances": (few, evaluations([(EVENTS, SOURCES, n) for n in few], repeats)),
         "toys": (n_toys, [toys(n) for n in n_toys]),
     }
 
