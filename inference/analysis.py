@@ -97,11 +97,7 @@ class Analysis:
     def data(self) -> Dataset:
         """The data set; assign a list [run 1, ..., ancillary] of structured arrays, a mapping, a file or a Dataset.
 
-        Raises
-        ------
-        DataError
-            If none was assigned, or what is assigned does not fit the model; see
-            :func:`inference.dataset_input.as_dataset`.
+        What does not fit the model raises DataError; see :func:`inference.dataset_input.as_dataset`.
         """
         if self._dataset is None:
             raise DataError("the model has no data; assign them: model.data = [events of each run ..., ancillary]")
@@ -193,8 +189,7 @@ class Analysis:
 
         ``near`` is the best fit with the same parameters held, if it is known already.
         """
-        start = None if near is None else self.parameters.vector(near.values)
-        best = fit_batch(self.likelihood, fixed, start=start)
+        best = fit_batch(self.likelihood, fixed, start=None if near is None else self.parameters.vector(near.values))
         return profile_errors(self.likelihood, parameters, sigmas, best, fixed=fixed)
 
     def surrogate_error(self, fit: FitResult, interval: Interval | None = None) -> SurrogateError | None:
@@ -236,10 +231,8 @@ class Analysis:
 
         Raises
         ------
-        UncertifiedError
-            If a surrogate has no valid certificate and that was not allowed.
-        ConfigError, RangeError
-            If the parameter, the kind, the level or the bounds cannot be honoured.
+        UncertifiedError, ConfigError, RangeError
+            If a surrogate has no valid certificate, or what is asked for cannot be honoured.
         """
         self.require_certified()
         likelihood = self.likelihood

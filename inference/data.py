@@ -45,6 +45,10 @@ class EventData:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        """Return how many events there are."""
+        return f"EventData({len(self)} events, {self.n_dropped} dropped)"
+
     def weight(self) -> Tensor:
         """Return the weights (N,), ones where none were given."""
         return torch.ones(len(self.x), dtype=self.x.dtype) if self.weights is None else self.weights

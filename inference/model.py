@@ -51,8 +51,24 @@ def _end_value(end: IntervalEnd, absent: float) -> float:
     return absent if end.status in ("no_crossing", "at_bound") else math.nan
 
 
+def model_text(model: Analysis) -> str:
+    """Return a model as text: the expected and observed events of every run, and the table of its parameters."""
+    lines = []
+    for run, expected in zip(model.runs, model.expected_events().values(), strict=True):
+        kind, axes = "binned" if run.binned else "unbinned", ", ".join(run.observables.names)
+        observed = f", {len(model.data.events[run.name])} observed" if model.is_data_set else ""
+        sources = ", ".join(f"{name} {mu:.4g}" for name, mu in expected.items())
+        lines.append(f"run {run.name}, {kind} in {axes}: {sum(expected.values()):.4g} events expected{observed}")
+        lines.append(f"  {sources}")
+    return "\n".join([*lines, "", str(model.parameters)])
+
+
 class StatisticalModel(Analysis):
     """A statistical model; see :class:`Analysis` for what it consists of and for methods that return records."""
+
+    def __repr__(self) -> str:
+        """Return the model as text."""
+        return model_text(self)
 
     @classmethod
     def from_config(

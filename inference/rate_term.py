@@ -1,9 +1,10 @@
 """Expected events of the sources of a run, with first and second derivatives.
 
-The expected number of events of source c is R_c = scale_c prod_m y_m mu_c(theta), a product of factor parameters y_m
-(rate multiplier, efficiencies, exposure) and of the source's own rate. Its derivatives are kept in *local* coordinates,
-the L = M + K factors and nuisances of each source, and carried to the P model parameters by constant 0/1 matrices, so
-that sources are handled side by side.
+The expected number of events of source c in the run is R_c = scale_c prod_m y_m mu_c(theta), a product of factor
+parameters y_m (rate multiplier, efficiencies, exposure) and of the source's own rate mu_c, in events per unit of
+exposure: per tonne-year for surrogates. Its derivatives are kept in *local* coordinates, the L = M + K factors and
+nuisances of each source, and carried to the P model parameters by constant 0/1 matrices, so that sources are handled
+side by side.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class RateJets:
     Attributes
     ----------
     value
-        R (B, C).
+        R (B, C), in events.
     gradient
         (B, C, L) in the local coordinates.
     hessian

@@ -130,6 +130,17 @@ class FitResult(Record):
     remarks: tuple[str, ...] = ()
     profile_errors: tuple[ProfileError, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the fit as text, one line a parameter; :func:`inference.report.summary_text` says more."""
+        log_l = "not finite" if self.log_likelihood is None else f"{self.log_likelihood:.6f}"
+        width = max(len(name) for name in self.values)
+        errors = {name: f" +- {error:.3g}" for name, error in self.errors.items() if error is not None}
+        rows = [
+            f"  {name:{width}}  {value:.6g}{errors.get(name, '')}{' (fixed)' if name in self.fixed else ''}"
+            for name, value in self.values.items()
+        ]
+        return "\n".join([f"fit: {self.message}, ln L = {log_l}", *rows])
+
     @property
     def success(self) -> bool:
         """Whether the fit is at a maximum."""
@@ -265,6 +276,13 @@ class Interval(Record):
     provenance: Provenance
     surrogate_error: SurrogateError | None = None
     remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return the interval and its best fit as text."""
+        lower, upper = (e.status if e.value is None else f"{e.value:.6g}" for e in (self.lower, self.upper))
+        level = f"{100 * self.confidence_level:g} % {self.kind} interval"
+        ends = f"lower end {lower}, upper end {upper} ({self.statistic}, critical values {self.critical_values})"
+        return f"{level} on {self.parameter}: {ends}\n{self.best_fit!r}"
 
     @property
     def success(self) -> bool:

@@ -52,7 +52,9 @@ class RunSource:
     source
         The density and the rate.
     rate_parameter
-        The rate multiplier.
+        The rate multiplier, without unit: what mu(theta) of the source is multiplied by. mu(theta) is in events per
+        tonne-year for surrogates, so that the exposure must be in tonne-years; for templates it is the sum of the
+        contents, in events per unit of the exposure that their maker chose.
     nuisance_parameters
         For every nuisance of the source the name of the model parameter that drives it, or the number at which it is
         held. One parameter may drive several.

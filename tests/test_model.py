@@ -154,6 +154,22 @@ def test_records_behind_the_names(model: StatisticalModel) -> None:
     assert len(curve.t) == 3
 
 
+def test_what_a_notebook_shows(model: StatisticalModel) -> None:
+    text = repr(model)
+    assert "run sr1, unbinned in cs1, cs2: " in text
+    assert "45 observed" in text
+    assert str(model.parameters) in text
+    assert "'sr0': EventData(12 events, 0 dropped)" in repr(model.data)
+    interval = model.interval(POI)
+    first, *rest = repr(interval).splitlines()
+    ends = f"lower end {interval.lower.value:.6g}, upper end {interval.upper.value:.6g}"
+    assert first == f"90 % central interval on {POI}: {ends} (t_mu_tilde, critical values asymptotic)"
+    assert rest == repr(interval.best_fit).splitlines()
+    assert rest[0] == f"fit: {interval.best_fit.message}, ln L = {interval.best_fit.log_likelihood:.6f}"
+    assert f"  {POI}  3.656" in repr(interval.best_fit)
+    assert "livetime_sr0          0.2 (fixed)" in repr(interval.best_fit)
+
+
 def test_names_and_expectations(model: StatisticalModel) -> None:
     assert model.likelihood_names == ["sr0", "sr1", "ancillary"]
     assert model.get_source_name_list("sr1") == ["er", "ac", "wimp"]
