@@ -224,7 +224,9 @@ def plot(found: Sequence[PointSummary], path: Path) -> Path:
     p = np.concatenate([s.p_values for s in found])
     count = len(p) / BINS
     middle.hist(p, BINS, range=(0.0, 1.0), color=COLOURS[1])
-    middle.axhspan(count - np.sqrt(count), count + np.sqrt(count), color=COLOURS[7], alpha=0.4, lw=0)
+    # of the data sets, and of the toys by which each is ranked
+    error = np.sqrt(count * (1 + len(p) / sum(s.n_toys for s in found)))
+    middle.axhspan(count - error, count + error, color=COLOURS[7], alpha=0.4, lw=0)
     middle.set(xlabel="p-value of the true signal", ylabel="data sets, all points", xlim=(0, 1))
     middle.set_ylim(0, 1.4 * count)
     _draw_biases(right, found)
@@ -257,5 +259,6 @@ def _draw_biases(axes: Axes, found: Sequence[PointSummary]) -> None:
     axes.axvspan(-error, error, color=COLOURS[7], alpha=0.3, lw=0, label="error of one point")
     axes.plot([np.mean([s.bias[n].value for s in found]) for n in names], y, "|", ms=14, color=DATA, label="mean")
     axes.set_yticks(y, [name.removesuffix("_multiplier") for name in names])
+    axes.set_ylim(-0.6, len(names) + 0.9)
     axes.set_xlabel("estimates: simulator - flows [sigma]")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, loc="upper center", fontsize=8)
