@@ -18,7 +18,7 @@ from surrogate.flow_config import MIXTURES, FlowConfig
 from surrogate.masked_network import MaskedNetwork, MaskedWeights, masked_weights
 from surrogate.mixture_kernel import MixtureKernel, Shift
 
-CPU_BYTES = 40 * 2**20
+CPU_BYTES = 32 * 2**20
 """Memory of a chunk's buffers on a CPU: about its last cache, and enough events to hide the start of operations."""
 
 DEVICE_BYTES = 2**30

@@ -178,7 +178,7 @@ class MixtureKernel:
         """Compute r, x, y, v, z, b, c and Q."""
         w = self._buffers
         torch.sigmoid(location, out=w.sm)
-        m = torch.mul(w.sm, LOCATION_RANGE, out=w.one).add_(LOCATION_LOW)
+        m = torch.add(self._unit * LOCATION_LOW, w.sm, alpha=LOCATION_RANGE, out=w.one)
         for d, shift in shifts.items():
             self._move(m[d], d, shift)
         # 1/r = floor + ln(1 + e); where e would overflow, a component is flat
