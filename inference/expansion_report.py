@@ -80,7 +80,8 @@ class ExpansionReport:
     sources
         One entry per source that could be expanded.
     error
-        Largest error of -2 ln Lambda at the held-out points, relative to the centre of the region.
+        Largest error of -2 ln Lambda at the held-out points, relative to the centre of the region; with the exact
+        densities that are wanted.
     tolerance
         What was asked for.
     n_densities

@@ -9,7 +9,7 @@ With t_mu_tilde the ordering is that of Feldman and Cousins (arXiv:physics/97110
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ from inference.record import Record
 from inference.results import Interval, IntervalEnd
 from inference.toy_pairs import ToyPairs
 from surrogate.errors import ConfigError, DataError
+
+#: The curve of critical values is recorded at this many steps between grid points.
+STEPS = 8
+#: An error of an end above this part of its distance from the best fit is remarked on.
+LARGE_ERROR = 0.1
 
 
 def profiled_points(
@@ -128,8 +133,8 @@ class NeymanInterval(Record):
         Whether every end lies where toys were made. Where it does not, c was continued and the grid should be widened.
     grid, critical, critical_low, critical_high
         The grid and the quantiles of the statistic on it, with their one-sigma intervals.
-    smooth, smooth_error
-        The curve c(mu) at the grid points, as the interval uses it, with its standard error.
+    fine, smooth, smooth_error
+        The curve c(mu), as the interval uses it, with its standard error, at the grid points and some between them.
     n_toys, n_failed
         Toys per grid point, and how many of them have no valid fits.
     n_refits
@@ -137,9 +142,9 @@ class NeymanInterval(Record):
     seed
         Of the toys.
     n_expanded
-        Toys whose ln L is that of densities expanded in the nuisances; the others are exact.
+        Toys on densities that are expanded in the nuisances, but for where they matter; the others are exact.
     expansion_error
-        Largest change of -2 ln Lambda by the exact densities over the toys of which that was examined; None if none.
+        Largest change of -2 ln Lambda by exact densities everywhere, over the toys that got them; None if none.
     """
 
     interval: Interval
@@ -150,6 +155,7 @@ class NeymanInterval(Record):
     critical: tuple[float, ...]
     critical_low: tuple[float, ...]
     critical_high: tuple[float, ...]
+    fine: tuple[float, ...]
     smooth: tuple[float, ...]
     smooth_error: tuple[float, ...]
     n_toys: tuple[int, ...]
@@ -200,17 +206,20 @@ def neyman_interval(
         set_interval(likelihood, pairs.poi, cl, kind, shifted(curve, k), around, critical_values="toys")
         for k in (0.0, 1.0, -1.0)
     )
+    errors = _half_distance(below.lower, above.lower), _half_distance(below.upper, above.upper)
+    fine = np.interp(np.arange(STEPS * (len(curve.mu) - 1) + 1) / STEPS, np.arange(len(curve.mu)), curve.mu)
     return NeymanInterval(
-        interval=found,
-        lower_error=_half_distance(below.lower, above.lower),
-        upper_error=_half_distance(below.upper, above.upper),
+        interval=replace(found, remarks=(*found.remarks, *error_remarks(found, *errors))),
+        lower_error=errors[0],
+        upper_error=errors[1],
         within_grid=all(e.value is None or curve.covers(e.value) for e in (found.lower, found.upper)),
         grid=curve.mu,
         critical=curve.value,
         critical_low=curve.low,
         critical_high=curve.high,
-        smooth=tuple(curve(torch.tensor(curve.mu, dtype=torch.float64)).tolist()),
-        smooth_error=tuple(curve.error(mu) for mu in curve.mu),
+        fine=tuple(fine.tolist()),
+        smooth=tuple(curve(torch.from_numpy(fine)).tolist()),
+        smooth_error=tuple(curve.error(mu) for mu in fine.tolist()),
         n_toys=curve.n_toys,
         n_failed=curve.n_failed,
         n_refits=pairs.n_refits,
@@ -218,6 +227,19 @@ def neyman_interval(
         n_expanded=pairs.n_expanded,
         expansion_error=pairs.expansion_error,
     )
+
+
+def error_remarks(found: Interval, lower_error: float | None, upper_error: float | None) -> tuple[str, ...]:
+    """Return a remark on every end that toys determine poorly."""
+    best, remarks = found.best_fit.values[found.parameter], []
+    for side, end, error in (("lower", found.lower, lower_error), ("upper", found.upper, upper_error)):
+        if end.value is not None and error is not None and error > LARGE_ERROR * abs(end.value - best):
+            remarks.append(
+                f"the {side} limit {end.value:.4g} is known to +- {error:.2g} only: around it t of the data and its "
+                "critical values run side by side, as where many toys are as empty as the data; make more toys, and "
+                "compare with the asymptotic limit and with CLs"
+            )
+    return tuple(remarks)
 
 
 def shifted(curve: CriticalCurve, sigmas: float) -> Callable[[Tensor], Tensor]:

@@ -117,13 +117,14 @@ def _report(
     console.print(f"errors of the ends from the number of toys: {', '.join(errors) or 'none'}")
     console.print(f"toys {sum(found.n_toys)}, fits repeated {found.n_refits}, without valid fits {sum(found.n_failed)}")
     if found.expansion_error is not None:
-        how = f"{found.n_expanded} toys rest on them, the others" if found.n_expanded else "all toys"
         console.print(
-            f"fitted on densities expanded in the nuisances; {how} were evaluated with the exact densities at the ends "
-            f"of the fits, which changed -2 ln Lambda by at most {found.expansion_error:.2g}"
+            f"densities expanded in the nuisances: {found.n_expanded} toys exact where these matter; the others were "
+            f"made exact everywhere, which changed -2 ln Lambda by at most {found.expansion_error:.2g}"
         )
     if not found.within_grid:
         console.print("a limit lies beyond the points at which toys were made; widen the range of the grid")
+    for remark in found.interval.remarks:
+        console.print(remark)
     for what, path in write_neyman(built, found, pairs, output).items():
         console.print(f"{what:<9} {path}")
     write_record(record, found.to_dict())

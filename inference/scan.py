@@ -8,14 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from inference.analysis import Analysis
 from inference.asymptotics import IntervalKind, check_kind, critical_value
 from inference.critical_values import CriticalCurve
 from inference.discovery import discovery, scan_statistics
+from inference.event_pool import EventPool
 from inference.intervals import STATISTIC
 from inference.look_elsewhere import GlobalSignificance, global_significance
 from inference.neyman import critical_values, neyman_interval, profiled_points
+from inference.pool_choice import PoolChoice
 from inference.power_constraint import (
     DEFAULT_THRESHOLD,
     Power,
@@ -125,6 +128,8 @@ class ScanSettings:
         Who works.
     folder
         Where the toys are collected, one file a study; in memory if None.
+    pools
+        Where toys are taken from if that pays; drawn anew if None. Those that all values share are drawn anew.
     """
 
     poi: str
@@ -139,6 +144,11 @@ class ScanSettings:
     seed: int = 0
     plan: StudyPlan = field(default_factory=StudyPlan)
     folder: Path | None = None
+    pools: PoolChoice | None = None
+
+    def pool(self, analysis: Analysis, points: Tensor, n_toys: int) -> EventPool | None:
+        """Return the pool from which toys at some points (G, P) are taken."""
+        return None if self.pools is None else self.pools.pool(analysis.parameters, analysis.runs, points, n_toys)
 
     def plan_for(self, study: str, value: float) -> StudyPlan:
         """Return the plan of one study of one value, with a store of its own."""
@@ -160,7 +170,8 @@ def _interval(
         return asymptotic, None, critical_value(level, kind)
     points = profiled_points(analysis.likelihood, s.poi, automatic_grid(analysis, asymptotic, s.n_points))
     plan = s.plan_for("neyman", value)
-    pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, s.critical_toys, s.seed, plan=plan)
+    pool, n = s.pool(analysis, points, s.critical_toys), s.critical_toys
+    pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, n, s.seed, plan=plan, pool=pool)
     found = neyman_interval(analysis.likelihood, pairs, level, kind)
     return found.interval, found.upper_error, critical_values(pairs, level, STATISTIC[kind])
 
@@ -172,8 +183,8 @@ def _toy_limits(
     s = settings
     truth = analysis.parameters.vector({s.poi: 0.0})[None]
     level, kind, plan = interval.confidence_level, check_kind(interval.kind), s.plan_for("limits", value)
-    n, model = s.band_toys, analysis
-    return toy_limits(model.parameters, model.runs, s.poi, truth, n, s.seed, critical, level, kind, plan)
+    n, model, pool = s.band_toys, analysis, s.pool(analysis, truth, s.band_toys)
+    return toy_limits(model.parameters, model.runs, s.poi, truth, n, s.seed, critical, level, kind, plan, pool)
 
 
 def _constraint(
@@ -187,9 +198,8 @@ def _constraint(
     grid = np.linspace(0.0, reach, POWER_POINTS).tolist()
     points = torch.stack([analysis.parameters.vector({s.poi: mu}) for mu in grid])
     plan = s.plan_for("power", value)
-    pairs = run_pairs(
-        analysis.parameters, analysis.runs, s.poi, points, s.band_toys, s.seed, [0.0] * POWER_POINTS, plan=plan
-    )
+    pool, tested = s.pool(analysis, points, s.band_toys), [0.0] * POWER_POINTS
+    pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, s.band_toys, s.seed, tested, plan, pool)
     # A toy without valid fits counts as no discovery, which can only raise the smallest limit.
     q0 = [np.nan_to_num(q, nan=0.0) for q in pairs.statistics("q0")]
     return discovery_constraint(grid, q0, critical_value(interval.confidence_level, "upper"), threshold)

@@ -23,12 +23,14 @@ from inference.cli_options import (
     NominalOption,
     OutputOption,
     PoiOption,
+    PoolOption,
     SeedOption,
     TemplateOption,
     WorkersOption,
     build_model,
     console_for,
     number_in,
+    pool_choice,
     study_plan,
     write_record,
 )
@@ -37,6 +39,16 @@ from inference.report import default_poi
 from inference.scan import ScanSettings, limit_scan
 from inference.scan_report import scan_text, write_scan
 from surrogate.errors import ConfigError
+
+GlobalToysOption = Annotated[
+    int, typer.Option(min=0, help="Background-only toys for the global significance of the largest excess.")
+]
+PowerOption = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Power constraint: the threshold, such as 0.16; needs --bands.")
+]
+PowerOfOption = Annotated[
+    Power, typer.Option(help="What power means: that of the rejection, or of the discovery, of a signal.")
+]
 
 
 def scan_values(word: str) -> tuple[str, list[int | float]]:
@@ -62,20 +74,15 @@ def scan(
         int, typer.Option(min=0, help="Toys at each point of a Neyman construction; asymptotic critical values if 0.")
     ] = 0,
     bands: Annotated[int, typer.Option(min=0, help="Background-only toys for the bands of the sensitivity.")] = 0,
-    global_toys: Annotated[
-        int, typer.Option(min=0, help="Background-only toys for the global significance of the largest excess.")
-    ] = 0,
-    power: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Power constraint: the threshold, such as 0.16; needs --bands.")
-    ] = None,
-    power_of: Annotated[
-        Power, typer.Option(help="What power means: that of the rejection, or of the discovery, of a signal.")
-    ] = "rejection",
+    global_toys: GlobalToysOption = 0,
+    power: PowerOption = None,
+    power_of: PowerOfOption = "rejection",
     factor: Annotated[float, typer.Option(help="In the figure: what a parameter of interest of 1 stands for.")] = 1.0,
     ylabel: Annotated[str | None, typer.Option(help="In the figure: what that is.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
     store: Annotated[Path | None, typer.Option(help="Folder that collects the toys, one file a study.")] = None,
+    pool: PoolOption = "auto",
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
@@ -107,6 +114,7 @@ def scan(
         power_of,
         seed=seed,
         folder=store,
+        pools=pool_choice(pool),
     )
     console = console_for(record)
     with study_plan(console, workers, None) as plan:

@@ -52,10 +52,10 @@ class ToyFits:
     refits
         (B,) how many fits were repeated.
     expanded
-        (B,) 1 where ln L is that of densities expanded in the nuisances, 0 where it is exact.
+        (B,) 1 where densities are expanded in the nuisances but for where they matter, 0 where all are exact.
     deviation
-        (B,) by how much -2 ln Lambda changed when ln L of fits on an expansion was evaluated with the exact densities;
-        NaN where it was not.
+        (B,) by how much -2 ln Lambda changed when such a fit was finished with exact densities everywhere; NaN where it
+        was not.
     """
 
     mu: np.ndarray

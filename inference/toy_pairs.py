@@ -121,7 +121,7 @@ class ToyPairs:
 
     @property
     def n_expanded(self) -> int:
-        """Toys whose ln L is that of expanded densities."""
+        """Toys on expanded densities, but for where these matter."""
         return int(self.fits.expanded.sum())
 
     @property
