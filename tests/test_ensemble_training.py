@@ -143,6 +143,7 @@ def test_an_ensemble_is_distilled_into_one_flow(folder, whole):
     assert again.members == record.members  # none was trained again
     assert again.distilled is not None
     assert again.steps == 180 + 300
+    assert again.distilled.best_step == 300
     assert again.held_out_nll == again.distilled.held_out_nll
     mean, flow = load_checkpoint(Path(settings.checkpoint)), load_checkpoint(folder / "distilled")
     assert isinstance(mean, EnsembleSource)

@@ -97,10 +97,10 @@ def fit_flow(
     data = EventDataModule(events, supply, config)
     module = FlowModule(flow, config.optimiser, data.total_steps, data.mean_weight, teachers)
     path = config.run_directory / STATE_FILE
-    history = History()
+    history = History(latest=bool(teachers))
     if path.exists():
         state = _load_state(path, fingerprint)
-        history = History.from_dict(state[_STATE_KEY]["history"])
+        history = History.from_dict(state[_STATE_KEY]["history"], history.latest)
         if history.stopped:
             module.load_state_dict(state["state_dict"])
             supply.restore(state.get(EventDataModule.__name__, {}))

@@ -46,14 +46,20 @@ class History:
         The validations so far.
     stopped
         Why the training ended: ``finished``, ``no improvement``, ``time limit``; empty while it runs.
+    latest
+        Whether the last validation counts as the best, as where the mean of other flows is learned: their noise is
+        none of this training's, and the held-out NLL says nothing about when to stop.
     """
 
     checks: list[Check] = field(default_factory=list)
     stopped: str = ""
+    latest: bool = False
 
     @property
     def best(self) -> Check:
-        """The validation with the lowest held-out NLL, the first of equals."""
+        """The validation with the lowest held-out NLL, the first of equals; the last one if ``latest``."""
+        if self.latest:
+            return self.checks[-1]
         return min(self.checks, key=lambda check: check.held_out_nll)
 
     def add(self, check: Check, total_steps: int, patience: int, cpu_limit: float | None) -> bool:
@@ -85,9 +91,9 @@ class History:
         return {"checks": [asdict(check) for check in self.checks], "stopped": self.stopped}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> History:
+    def from_dict(cls, data: dict[str, Any], latest: bool = False) -> History:
         """Build the history from the output of :meth:`to_dict`."""
-        return cls([Check(**check) for check in data["checks"]], data["stopped"])
+        return cls([Check(**check) for check in data["checks"]], data["stopped"], latest)
 
     def write_csv(self, path: Path) -> None:
         """Write one line per validation, atomically."""
