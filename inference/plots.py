@@ -26,6 +26,8 @@ DATA = "#222222"
 
 #: Fractions of a source's events that its contours contain, the outer one first.
 CONTAINED = (0.9, 0.5)
+#: Panels side by side in a figure of projections.
+ABREAST = 3
 #: Colours of sources that are drawn by lines alone; yellow is too pale for that.
 SOURCES = tuple(c for c in COLOURS if c != "#F0E442")
 
@@ -61,8 +63,10 @@ def _draw_profile(axes: Axes, curve: ProfileCurve, interval: Interval | None) ->
     axes.set_xlabel(curve.parameter.replace("_", " "))
     axes.set_ylabel(r"$t = 2\,[\ln L(\hat\theta) - \ln L(\hat{\hat\theta})]$")
     axes.set_ylim(0, max(1.0, 1.05 * float(t.max())))
-    axes.set_xlim(min(curve.grid), max(curve.grid))
-    axes.legend(frameon=False)
+    low, high = min(curve.grid), max(curve.grid)
+    # a best fit on its bound is drawn beside the axis, not under it
+    axes.set_xlim(low - 0.02 * (high - low), high)
+    axes.legend(framealpha=0.9, edgecolor="none")
 
 
 def curve_points(curve: ProfileCurve, n: int = 201) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +114,12 @@ def plot_projections(found: Sequence[Projection], planes: Sequence[Plane] = ()) 
     """
     if not found:
         raise DataError("projections: none were given, there is nothing to draw")
-    runs = list(dict.fromkeys(p.run for p in found))
     views: list[Plane | Projection] = [*planes, *found]
-    rows = [[view for view in views if view.run == run] for run in runs]
-    columns = max(len(row) for row in rows)
-    figure = Figure(figsize=(3.1 * columns, 2.9 * len(rows)), layout="constrained")
+    runs = [[view for view in views if view.run == run] for run in dict.fromkeys(p.run for p in found)]
+    columns = min(ABREAST, max(len(of_run) for of_run in runs))
+    rows = [of_run[k : k + columns] for of_run in runs for k in range(0, len(of_run), columns)]
+    width = 3.4 * max(1.5, columns)
+    figure = Figure(figsize=(width, 2.9 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
     colours = source_colours(found)
     for axes_row, row in zip(grid, rows, strict=True):
@@ -126,17 +131,17 @@ def plot_projections(found: Sequence[Projection], planes: Sequence[Plane] = ()) 
                 axes.set_title(f"{view.run}: {len(view.events[0])} events", fontsize=10)
             else:
                 _draw_projection(axes, view, colours)
-        first = next(k for k, view in enumerate(row) if isinstance(view, Projection))
-        axes_row[first].set_ylabel(f"{row[first].run}: events per bin")
+                axes.set_title(f"{view.run}: {sum(view.counts):g} events", fontsize=10)
     handles: dict[str, Artist] = {}
     for axes in grid.flat:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles["data"] = handles.pop("data")
+    lines = math.ceil(len(handles) / (0.6 * width))
     figure.legend(
         handles=list(handles.values()),
         labels=list(handles),
         loc="outside upper center",
-        ncols=len(handles),
+        ncols=math.ceil(len(handles) / lines),
         frameon=False,
     )
     return figure
@@ -177,7 +182,7 @@ def _draw_projection(axes: Axes, projection: Projection, colours: dict[str, str]
     axes.set_yscale("log")
     axes.set_ylim(max(1e-5 * top, min([0.3, *(0.1 * peak for peak in peaks)])), 2 * top)
     _scale(axes, "x", projection.edges, projection.logarithmic)
-    axes.set_xlabel(_label(projection.observable, projection.unit))
+    axes.set(xlabel=_label(projection.observable, projection.unit), ylabel="events per bin")
 
 
 def _draw_plane(axes: Axes, plane: Plane, colours: dict[str, str]) -> list[Line2D]:
@@ -194,8 +199,8 @@ def _draw_plane(axes: Axes, plane: Plane, colours: dict[str, str]) -> list[Line2
             continue
         points, levels = contour_regions(plane, name)
         style = "--" if absent else "-"
-        for level in () if absent else levels:
-            axes.contourf(*points, levels=[level, np.inf], colors=[colours[name]], alpha=0.22)
+        if not absent:
+            axes.contourf(*points, levels=[levels[-1], np.inf], colors=[colours[name]], alpha=0.22)
         # A flat density has no contours.
         crossed = [(v, w) for v, w in zip(levels, (1.0, 1.8), strict=False) if points[2].min() < v < points[2].max()]
         for level, width in crossed:
@@ -240,11 +245,12 @@ def plot_summary(planes: Sequence[Plane], curve: ProfileCurve, interval: Interva
     if not planes:
         raise DataError("summary: no run has two observables, there is no plane to draw")
     colours = source_colours(planes)
-    figure = Figure(figsize=(5.2 * (len(planes) + 1), 4.3), layout="constrained")
+    figure = Figure(figsize=(5.2 * (len(planes) + 1), 5.2), layout="constrained")
     *left, right = figure.subplots(1, len(planes) + 1)
     for axes, plane in zip(left, planes, strict=True):
         handles = _draw_plane(axes, plane, colours)
-        axes.legend(handles=handles, fontsize=8, loc="lower right", framealpha=0.9, edgecolor="none")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
+        axes.legend(handles=handles, fontsize=8, frameon=False, **below)
         axes.set_title(f"{plane.run}: best fit, regions of 50 % and 90 % of each source", fontsize=10)
     _draw_profile(right, curve, interval)
     right.set_title("profile likelihood ratio", fontsize=10)
@@ -286,7 +292,7 @@ def plot_pulls(fit: FitResult) -> Figure:
         axes.plot(fit.pulls[name], k, "o", ms=4, color=DATA)
     reach = max(2.5, *(1.3 * abs(p) for p in fit.pulls.values() if math.isfinite(p)))
     axes.set_xlim(-reach, reach)
-    axes.set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("pull: (best fit - centre) / width")
     return figure

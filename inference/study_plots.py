@@ -42,8 +42,8 @@ def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = Non
     spread = [value - np.array(found.critical_low), np.array(found.critical_high) - value]
     axes.errorbar(grid, value, yerr=spread, fmt="o", ms=4, color=COLOURS[4], label="toys")
     smooth, error = np.array(found.smooth), np.array(found.smooth_error)
-    axes.plot(grid, smooth, color=COLOURS[4], lw=1.5)
-    axes.fill_between(grid, smooth - error, smooth + error, color=COLOURS[4], alpha=0.2, lw=0)
+    axes.plot(found.fine, smooth, color=COLOURS[4], lw=1.5)
+    axes.fill_between(found.fine, smooth - error, smooth + error, color=COLOURS[4], alpha=0.2, lw=0)
     level = found.interval.confidence_level
     asymptotic = float(special.chdtri(1, 1 - level if found.interval.kind in TWO_SIDED else 2 - 2 * level))
     axes.axhline(asymptotic, color=COLOURS[7], ls="--", lw=1, label=f"asymptotic {asymptotic:.3f}")

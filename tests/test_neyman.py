@@ -12,8 +12,16 @@ from scipy import optimize, stats
 
 from inference.batch_fit import fit_batch
 from inference.likelihood import Likelihood
-from inference.neyman import NeymanInterval, critical_values, neyman_interval, profiled_points, suggested_grid
+from inference.neyman import (
+    NeymanInterval,
+    critical_values,
+    error_remarks,
+    neyman_interval,
+    profiled_points,
+    suggested_grid,
+)
 from inference.study import ProcessExecutor, StudyPlan
+from inference.study_plots import plot_critical_values
 from inference.toy_fits import fit_pairs, join
 from inference.toy_pairs import ToyPairs, read_pairs, run_pairs
 from surrogate.errors import ConfigError, DataError
@@ -179,6 +187,24 @@ def test_p_value_at_the_limit_is_one_minus_the_confidence_level():
     assert shift is not None
     assert 0 < shift < 1.0
     assert NeymanInterval.from_json(found.to_json()) == found
+
+
+def test_poorly_known_ends_are_remarked_on():
+    """Few toys leave an end uncertain; what is said of it follows from its error and its distance from the best fit."""
+    parameters, runs = gaussian_background(20.0, 3.0)
+    likelihood = Likelihood(parameters, runs, counts([22], [19.0]))
+    points = profiled_points(likelihood, "mu", suggested_grid(0.0, 14.0, 5))
+    found = neyman_interval(likelihood, run_pairs(parameters, runs, "mu", points, 20, seed=5))
+    value, best = found.interval.upper.value, found.interval.best_fit.values["mu"]
+    assert found.upper_error > 0.1 * (value - best)
+    assert any("the upper limit" in r and "only" in r for r in found.interval.remarks)
+    assert error_remarks(found.interval, None, 0.09 * (value - best)) == ()
+    # The curve is recorded between the grid points as well, as the interval uses it.
+    assert found.fine[::8] == found.grid
+    assert len(found.fine) == len(found.smooth) == len(found.smooth_error) == 33
+    assert np.interp(value, found.fine, found.smooth) == pytest.approx(found.interval.upper.critical, rel=5e-3)
+    band = plot_critical_values(found).axes[0].collections[-1].get_paths()[0].vertices
+    assert set(found.fine) <= set(band[:, 0])
 
 
 def test_reparametrisation_leaves_the_interval(tmp_path):

@@ -138,6 +138,12 @@ def test_figures_are_drawn(model: StatisticalModel, tmp_path: Path) -> None:
     for name, figure in figures.items():
         assert save_figure(figure, tmp_path / name).stat().st_size > 1000
     assert len(figures["projections.pdf"].axes) == 6
+    four = [replace(p, observable=o) for p in views.projections for o in (p.observable, f"other {p.observable}")]
+    shown = [axes for axes in plot_projections(four, views.planes).axes if axes.get_visible()]
+    assert [len({axes.get_position().y0 for axes in shown}), len(shown)] == [4, 10]  # three panels abreast
+    assert figures["profile.png"].axes[0].get_xlim()[0] < 0
+    pulls = [label.get_text() for label in figures["pulls.svg"].axes[0].get_yticklabels()]
+    assert pulls == list(interval.best_fit.pulls)
     words = [text.get_text() for axes in figures["summary.png"].axes for text in axes.get_legend().get_texts()]
     assert any(word.startswith("wimp: 0 expected") and "at the upper limit" in word for word in words)
     assert "data: 45 events" in words
