@@ -36,13 +36,12 @@ from inference.cli_options import (
     study_plan,
     write_record,
 )
+from inference.coverage_study import coverage_of_files, coverage_study
 from inference.data_io import write_toys
 from inference.record import FORMAT
 from inference.report import default_poi
 from inference.study_report import (
     ToySettings,
-    coverage_of_files,
-    coverage_study,
     discovery_study,
     sensitivity_study,
     stored_critical,

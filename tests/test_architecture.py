@@ -261,6 +261,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "comparison_plots",
         "study_plots",
         "study_report",
+        "coverage_study",
         "scan",
         "scan_plots",
         "scan_report",
