@@ -98,7 +98,7 @@ def test_the_true_density_passes_and_is_certified(tmp_path, truth, sample):
     assert certificate is not None
     assert certificate.passed
     assert certificate.metrics["auc"] == measured.classifier.auc
-    figures = validation_figures(measured, SPACE, NUISANCES.names)
+    figures = validation_figures(measured, SPACE, NUISANCES.names, FEW.score_bias)
     assert set(figures) >= {"marginals", "projections", "bands", "score_bias", "rate", "integral_transforms"}
 
 

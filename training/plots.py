@@ -21,6 +21,7 @@ from training.validation import Measurements
 
 FRESH, DRAWN = "#222222", "#D55E00"
 THETA_COLOURS = ("#0072B2", "#009E73", "#D55E00")
+IN_CELLS = "means of three cells of theta"
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
@@ -52,29 +53,32 @@ def plot_training(history: History, title: str) -> Figure:
     return figure
 
 
-def validation_figures(measured: Measurements, space: ObservableSpace, nuisances: tuple[str, ...]) -> dict[str, Figure]:
-    """Return the figures of a validation by name."""
+def validation_figures(
+    measured: Measurements, space: ObservableSpace, nuisances: tuple[str, ...], allowed: float
+) -> dict[str, Figure]:
+    """Return the figures of a validation by name; ``allowed`` is the threshold of the score bias."""
     figures = {
-        "marginals": plot_marginals(measured, space),
+        "marginals": plot_marginals(measured, space, nuisances),
         "projections": plot_projections(measured, space),
         "integral_transforms": plot_integral_transforms(measured),
         "classifier": plot_classifier(measured),
     }
     if space.dim > 1:
-        figures["bands"] = plot_bands(measured, space)
+        figures["bands"] = plot_bands(measured, space, nuisances)
     if nuisances:
-        figures["score_bias"] = plot_score_bias(measured, nuisances)
+        figures["score_bias"] = plot_score_bias(measured, nuisances, allowed)
         figures["rate"] = plot_rate(measured, nuisances)
     return figures
 
 
-def plot_marginals(measured: Measurements, space: ObservableSpace) -> Figure:
+def plot_marginals(measured: Measurements, space: ObservableSpace, nuisances: tuple[str, ...]) -> Figure:
     """Draw the marginal of each observable at three cells of theta, fresh events over the surrogate's, with ratios."""
     figure = Figure(figsize=(3.6 * space.dim, 5.0), layout="constrained")
     axes = figure.subplots(2, space.dim, sharex="col", height_ratios=(2, 1), squeeze=False)
     edges = np.linspace(0, 1, 41)
     for colour, cell in zip(THETA_COLOURS, _three_cells(measured), strict=False):
         fresh, drawn = _in_cell(measured, cell)
+        axes[0, 0].stairs([], [0], color=colour, label=_mean_theta(fresh, nuisances))
         for d, observable in enumerate(space.observables):
             a, b = (np.histogram(e.u[:, d].numpy(), edges)[0] for e in (fresh, drawn))
             x = observable.from_unit(torch.from_numpy(edges)).numpy()
@@ -95,14 +99,16 @@ def plot_marginals(measured: Measurements, space: ObservableSpace) -> Figure:
             _plain_numbers(axes[1, d].xaxis, observable)
     axes[0, 0].set_ylabel("events")
     axes[1, 0].set_ylabel("fresh / surrogate")
-    figure.suptitle("Fresh events (points) and surrogate (lines) at three thetas", fontsize=10)
+    if nuisances:
+        figure.legend(loc="outside lower center", ncols=min(space.dim, 3), fontsize=7, title_fontsize=7, title=IN_CELLS)
+    figure.suptitle("Fresh events (points), surrogate (lines)", fontsize=10)
     return figure
 
 
 def plot_projections(measured: Measurements, space: ObservableSpace) -> Figure:
     """Draw all two-dimensional projections of the fresh events and their pulls from the surrogate."""
     planes = list(itertools.combinations(range(space.dim), 2)) or [(0, 0)]
-    figure = Figure(figsize=(3.4 * len(planes), 6.2), layout="constrained")
+    figure = Figure(figsize=(3.4 * len(planes) + 1.0, 6.2), layout="constrained")
     axes = figure.subplots(2, len(planes), squeeze=False)
     edges = np.linspace(0, 1, 31)
     for k, (first, second) in enumerate(planes):
@@ -119,35 +125,41 @@ def plot_projections(measured: Measurements, space: ObservableSpace) -> Figure:
         for row in axes[:, k]:
             _name_axes(row, space, first, second)
     figure.colorbar(mesh, ax=axes[1, :], label="(fresh - surrogate) / error")
-    figure.suptitle("Fresh events, log scale (above), and pulls from the surrogate (below), all thetas", fontsize=10)
+    axes[0, 0].set_title("fresh events, all thetas, log scale", fontsize=9)
+    axes[1, 0].set_title("their pulls from the surrogate", fontsize=9)
     return figure
 
 
-def plot_bands(measured: Measurements, space: ObservableSpace) -> Figure:
+def plot_bands(measured: Measurements, space: ObservableSpace, nuisances: tuple[str, ...]) -> Figure:
     """Draw the 10, 50 and 90 % quantiles of the second observable in bins of the first, at three thetas."""
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     edges = torch.linspace(0, 1, 16)
     x = space.observables[0].from_unit((edges[1:] + edges[:-1]).double() / 2).numpy()
     for colour, cell in zip(THETA_COLOURS, _three_cells(measured), strict=False):
-        fresh, drawn = (_band(events, edges, space) for events in _in_cell(measured, cell))
+        events = _in_cell(measured, cell)
+        fresh, drawn = (_band(part, edges, space) for part in events)
         for k, style in enumerate(("--", "-", "--")):
-            axes.plot(x, drawn[:, k], style, color=colour, lw=1)
+            label = _mean_theta(events[0], nuisances) if style == "-" else None
+            axes.plot(x, drawn[:, k], style, color=colour, lw=1, label=label)
             axes.plot(x, fresh[:, k], ".", color=colour, ms=5)
     _name_axes(axes, space, 0, 1)
-    axes.set_title("10, 50, 90 % quantiles: fresh events (points), surrogate (lines), three thetas", fontsize=10)
+    axes.set_title("10, 50, 90 % quantiles: fresh events (points), surrogate (lines)", fontsize=10)
+    if nuisances:
+        axes.legend(fontsize=7, title_fontsize=7, title=IN_CELLS)
     return figure
 
 
-def plot_score_bias(measured: Measurements, names: tuple[str, ...]) -> Figure:
-    """Draw the score bias of each parameter against its value, for N = 1000 events."""
+def plot_score_bias(measured: Measurements, names: tuple[str, ...], allowed: float) -> Figure:
+    """Draw the score bias of each parameter against its value, for N = 1000 events, over what is allowed on average."""
     score = measured.score
     figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
     for j, axes in enumerate(figure.subplots(1, len(names), sharey=True, squeeze=False)[0]):
-        axes.axhspan(-0.05, 0.05, color="0.85")
+        axes.axhspan(-allowed, allowed, color="0.85", label=f"r.m.s. allowed: {allowed:g}")
         axes.errorbar(score.theta[:, j], score.bias[:, j], score.error[:, j], fmt=".", lw=0.8, color=FRESH)
         axes.set_xlabel(names[j])
     figure.axes[0].set_ylabel("bias / standard deviation, N = 1000")
+    figure.axes[0].legend(fontsize=7)
     return figure
 
 
@@ -172,10 +184,11 @@ def plot_integral_transforms(measured: Measurements) -> Figure:
     for k, axes in enumerate(figure.subplots(1, len(pit.names), sharey=True, squeeze=False)[0]):
         counts, edges = np.histogram(pit.z[:, k].numpy(), np.linspace(0, 1, 41))
         error = 1 / np.sqrt(n / 40)
-        axes.axhspan(1 - error, 1 + error, color="0.85")
+        axes.axhspan(1 - error, 1 + error, color="0.85", label="error of a bin")
         axes.stairs(counts * 40 / n, edges, color=FRESH)
         axes.set_xlabel(f"{pit.names[k]}: D = {pit.distance[k]:.4f}")
     figure.axes[0].set_ylabel("density")
+    figure.axes[0].legend(fontsize=7)
     return figure
 
 
@@ -197,6 +210,12 @@ def _three_cells(measured: Measurements) -> list[int]:
     """Return the first, the middle and the last cell of theta."""
     last = int(measured.cells[0].max())
     return sorted({0, last // 2, last})
+
+
+def _mean_theta(events: UnitEvents, nuisances: tuple[str, ...]) -> str:
+    """Return the mean theta of events as text."""
+    mean = events.theta.double().mean(dim=0).tolist()
+    return ", ".join(f"{name} {value:.3g}" for name, value in zip(nuisances, mean, strict=True))
 
 
 def _in_cell(measured: Measurements, cell: int) -> tuple[UnitEvents, UnitEvents]:

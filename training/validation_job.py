@@ -70,7 +70,8 @@ def validate_checkpoint(
     if figures is not None:
         content = read_record(checkpoint)
         space, names = ObservableSpace.from_dict(content["observables"]), [n["name"] for n in content["nuisances"]]
-        for name, figure in validation_figures(measured, space, tuple(names)).items():
+        allowed = (thresholds or Thresholds()).score_bias
+        for name, figure in validation_figures(measured, space, tuple(names), allowed).items():
             logger.info("%s", save_figure(figure, figures / f"{name}.png"))
     return record
 
