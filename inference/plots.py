@@ -249,8 +249,9 @@ def plot_summary(planes: Sequence[Plane], curve: ProfileCurve, interval: Interva
     *left, right = figure.subplots(1, len(planes) + 1)
     for axes, plane in zip(left, planes, strict=True):
         handles = _draw_plane(axes, plane, colours)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "ncols": 2}
-        axes.legend(handles=handles, fontsize=8, frameon=False, **below)
+        axes.legend(
+            handles=handles, ncols=2, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13)
+        )
         axes.set_title(f"{plane.run}: best fit, regions of 50 % and 90 % of each source", fontsize=10)
     _draw_profile(right, curve, interval)
     right.set_title("profile likelihood ratio", fontsize=10)

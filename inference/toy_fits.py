@@ -2,7 +2,8 @@
 
 The two fits of a toy check each other: the free maximum cannot be lower than the conditional one. Where it is, by more
 than 1e-3 in -2 ln Lambda, the free fit has stopped at a lower maximum and is repeated from the conditional one; fits
-that did not converge are repeated from each other's end. Every repetition is counted, nothing is clipped or dropped.
+that did not converge are repeated from each other's end. Every repetition is counted, no toy is dropped; a -2 ln Lambda
+between -1e-3 and 0 counts as 0.
 """
 
 from __future__ import annotations
