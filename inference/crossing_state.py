@@ -127,7 +127,8 @@ class Search:
     def next(self) -> Tensor:
         """Return where to look next (A,)."""
         from_inner, from_outer = self.inner.target(self.sign), self.outer.target(self.sign)
-        good_inner, good_outer = self.within(from_inner), self.within(from_outer)
+        # At zero t may be singular, and its derivatives there say nothing.
+        good_inner, good_outer = self.within(from_inner), self.within(from_outer) & (self.outer.mu != 0)
         use_outer = good_outer & (~good_inner | (self.outer.excess.abs() < self.inner.excess.abs()))
         between = torch.where(use_outer, from_outer, torch.where(good_inner, from_inner, self.middle))
         between = torch.where(self.suspicious, self.outer.mu, between)
@@ -161,7 +162,7 @@ def updated(s: Search, anchor: Anchor, critical: Tensor) -> Search:
     outer = put_rows(s.outer, beyond, take_rows(anchor, beyond))
     reopened = s.suspicious & ~(anchor.excess >= 0)
     unknown = s.sign * torch.full_like(s.mu_hat, torch.inf)
-    halved = s.bracketed & ((~s.wide & (anchor.mu == s.middle)) | s.suspicious)
+    halved = s.bracketed & ((anchor.mu == s.middle) | s.suspicious)
     return replace(
         s,
         inner=put_rows(s.inner, before, take_rows(anchor, before)),

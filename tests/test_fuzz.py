@@ -38,6 +38,12 @@ def test_a_limit_that_does_not_exist_is_not_searched_for_long() -> None:
     assert max(counts.conditional_fits) <= 8
 
 
+@pytest.mark.parametrize("seed", [20007, 20234])
+def test_a_search_that_ends_close_to_zero(seed: int) -> None:
+    """t is singular at a rate of zero, or the fit there has met a lower maximum."""
+    assert not fuzz([seed]).faults
+
+
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_fits() -> None:
     counts = fuzz(range(1000, 1400))
