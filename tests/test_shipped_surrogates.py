@@ -14,6 +14,7 @@ from surrogate.flow_response import FlowResponse
 from surrogate.flow_source import FlowSource
 from surrogate.nuclear_spectra import wimp_si_spectrum
 from training.config import load_config
+from training.criteria import Criterion
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCH = ("er", "nr", "cevns_b8", "ac", "wall", "wimp50", "response")
@@ -26,6 +27,7 @@ def test_it_is_certified_and_small(path: Path) -> None:
     certificate = read_certificate(path)
     assert certificate is not None
     assert certificate.passed
+    assert {Criterion.from_dict(c).verdict for c in certificate.metrics["criteria"]} == {"ok"}
     content = describe_checkpoint(path)
     assert content["size_bytes"] < 5e6
     source = load_checkpoint(path)
