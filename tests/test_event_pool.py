@@ -16,7 +16,9 @@ from inference.batch_fit import fit_batch
 from inference.event_pool import EventPool, moved_run
 from inference.event_pool_store import cached_pool, pool_key
 from inference.expansion import ExpansionOptions
+from inference.intervals import interval_batch
 from inference.likelihood import Likelihood
+from inference.limit_work import LimitWork
 from inference.parameters import ParameterSet
 from inference.partly_exact import partly_exact
 from inference.pool_builder import PoolOptions, build_pool
@@ -25,9 +27,10 @@ from inference.pool_region import expected_covariance, toy_region
 from inference.science_run import ScienceRun, expected_counts
 from inference.sensitivity import toy_limits
 from inference.study import StudyPlan
+from inference.study_record import Chunk
 from inference.toy_fits import fit_likelihood_pairs
 from inference.toy_pairs import run_pairs
-from inference.toys import draw_toys
+from inference.toys import draw_toys, toy_index
 from surrogate.errors import ConfigError, DataError, RangeError
 
 ACCURACY = ExpansionOptions(tolerance=0.02, held_out=16)
@@ -236,6 +239,18 @@ def test_limits_of_toys_from_a_pool_are_distributed_as_without(model: Model, poo
     assert stats.ks_2samp(pooled.ends(), fresh.ends()).pvalue > 1e-3
     assert pooled.expansion_error == pool.report.error
     assert fresh.expansion_error is None
+
+
+def test_limits_of_toys_from_a_pool_are_those_of_exact_densities(model: Model, pool: EventPool) -> None:
+    parameters, runs = model
+    truth, toys = parameters.vector({"mu": 0.0}), Chunk(0, 0, 6)
+    work = LimitWork(parameters, runs, "mu", truth[None], 2.7, "central", 5, pool)
+    found = work(toys)
+    drawn = pool.draw(truth, toy_index(0, toys.toys), 5)
+    likelihood = Likelihood(parameters, runs, drawn.data)
+    best = fit_batch(likelihood, None, torch.arange(6), truth)
+    exact = interval_batch(likelihood, "mu", 2.7, "central", best=best)
+    np.testing.assert_allclose(found["upper"], exact.upper.value, rtol=2e-3)
 
 
 def test_a_pool_is_moved_to_a_device_as_a_whole(model: Model, pool: EventPool) -> None:
