@@ -267,6 +267,9 @@ def test_unreadable_files(tmp_path: Path) -> None:
         (tmp_path / f"text{suffix}").write_text("text")
         with pytest.raises(DataError, match="not readable"):
             open_foreign(tmp_path / f"text{suffix}")
+    (tmp_path / "semicolons.csv").write_text("s1;dt_ns\n1.0;2.0\n")
+    with pytest.raises(DataError, match="separated by ';'; separate them by commas"):
+        convert_events(mapping(), [tmp_path / "semicolons.csv"], tmp_path / "e.h5")
     (tmp_path / "bad.csv").write_text("s1,dt_ns\n1.0,two\n")
     with pytest.raises(DataError, match="two"):
         convert_events(mapping(), [tmp_path / "bad.csv"], tmp_path / "e.h5")

@@ -181,6 +181,9 @@ class CsvFile(ForeignFile):
     def names(self) -> tuple[str, ...]:
         """The header."""
         header = next(self._lines(), "")
+        for other in (";", "\t"):
+            if other in header and "," not in header:
+                raise DataError(f"{self.path}: the columns are separated by {other!r}; separate them by commas")
         return tuple(name.strip().strip('"') for name in header.split(","))
 
     def _slabs(self, columns: Sequence[str]) -> Iterator[dict[str, AnyArray]]:
