@@ -235,9 +235,9 @@ def error_remarks(found: Interval, lower_error: float | None, upper_error: float
     for side, end, error in (("lower", found.lower, lower_error), ("upper", found.upper, upper_error)):
         if end.value is not None and error is not None and error > LARGE_ERROR * abs(end.value - best):
             remarks.append(
-                f"the {side} limit {end.value:.4g} is known to +- {error:.2g} only: around it t of the data and its "
-                "critical values run side by side, as where many toys are as empty as the data; make more toys, and "
-                "compare with the asymptotic limit and with CLs"
+                f"the {side} limit {end.value:.4g} is known to +- {error:.2g} only; make more toys. Where that does not "
+                "help, t of the data and its critical values run side by side, as where many toys are as empty as the "
+                "data: compare with the asymptotic limit and with CLs"
             )
     return tuple(remarks)
 
