@@ -235,7 +235,7 @@ def error_remarks(found: Interval, lower_error: float | None, upper_error: float
     for side, end, error in (("lower", found.lower, lower_error), ("upper", found.upper, upper_error)):
         if end.value is not None and error is not None and error > LARGE_ERROR * abs(end.value - best):
             remarks.append(
-                f"the {side} limit {end.value:.4g} is known to +- {error:.2g} only; make more toys. Where that does not "
+                f"the {side} limit {end.value:.4g} is known to +- {error:.2g} only; make more toys. If that does not "
                 "help, t of the data and its critical values run side by side, as where many toys are as empty as the "
                 "data: compare with the asymptotic limit and with CLs"
             )
