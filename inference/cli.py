@@ -35,7 +35,8 @@ from inference.cli_options import (
     write_record,
 )
 from inference.neyman_cli import NeymanOptions, cls_with_toys, limit_from_store, limit_with_toys
-from inference.report import ReportFiles, fit_report, limit_report, summary_text
+from inference.report import ReportFiles, fit_report, limit_report
+from inference.summary import summary_text
 from surrogate.errors import ConfigError
 
 ErrorKind = Literal["curvature", "profile"]

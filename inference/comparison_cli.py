@@ -29,7 +29,7 @@ from inference.cli_options import (
 from inference.comparison import ModelComparison, compare_models
 from inference.comparison_plots import plot_comparison
 from inference.plots import save_figure
-from inference.report import end_text
+from inference.summary import end_text
 
 
 def compare(

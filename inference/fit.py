@@ -66,6 +66,15 @@ def impossible_remarks(likelihood: Likelihood, batch: FitBatch) -> tuple[str, ..
     return tuple(remarks)
 
 
+def expected_events(likelihood: Likelihood, values: Tensor) -> dict[str, dict[str, float]]:
+    """Return run -> source -> events expected at parameters (1, P); a source that gives no number is left out."""
+    found = {}
+    for run in likelihood.runs:
+        counts = expected_counts(likelihood.parameters, run, values)[0].tolist()
+        found[run.name] = {c.name: mu for c, mu in zip(run.sources, counts, strict=True) if math.isfinite(mu)}
+    return found
+
+
 def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: int = 1) -> FitResult:
     """Return one row of a batch as a record."""
     one = batch.take(torch.tensor([row]))
@@ -76,6 +85,7 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
     centres = per_row(likelihood.data.centres, one.rows)[0].tolist()
     widths = dict(zip(names, parameters.constraint_widths().tolist(), strict=True))
     values = parameters.mapping(one.values[0])
+    weights = {run.name: likelihood.data.weights[run.name][int(one.rows[0])] for run in likelihood.runs}
     status = FitStatus(int(one.status))
     return FitResult(
         values=values,
@@ -93,6 +103,8 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
         starts=starts,
         disagreeing_starts=int(one.disagreeing),
         provenance=provenance(likelihood.model_hash),
+        expected=expected_events(likelihood, one.values),
+        observed={name: float(weight.sum()) for name, weight in weights.items()},
         remarks=(impossible_remarks if status == FitStatus.NON_FINITE else edge_remarks)(likelihood, one),
     )
 

@@ -39,8 +39,9 @@ from inference.cli_options import (
 )
 from inference.cls_study import cls_study
 from inference.neyman import NeymanInterval, neyman_interval
-from inference.report import default_poi, interval_lines
+from inference.report import default_poi
 from inference.study_report import ToySettings, neyman_study, stored_pairs, write_neyman
+from inference.summary import interval_lines
 from inference.toy_pairs import ToyPairs
 from surrogate.errors import ConfigError, unknown_name
 

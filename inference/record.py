@@ -89,7 +89,11 @@ class Record:
         for name in data:
             if name not in names:
                 raise DataError(unknown_name("field", name, names, cls.__name__))
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in data]  # type: ignore[arg-type]
+        missing = [
+            f.name
+            for f in fields(cls)  # type: ignore[arg-type]
+            if f.default is MISSING and f.default_factory is MISSING and f.name not in data
+        ]
         if missing:
             raise DataError(f"{cls.__name__}: field {', '.join(missing)} is missing")
         hints = get_type_hints(cls)

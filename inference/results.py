@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from inference.record import Provenance, Record, number, provenance
 
@@ -109,6 +109,10 @@ class FitResult(Record):
         that end where their sources do.
     profile_errors
         Asymmetric errors from the profile likelihood ratio; empty where they were not asked for.
+    expected
+        Run -> source -> events expected at the maximum.
+    observed
+        Run -> events in the data, weighted ones by their weight.
     """
 
     values: dict[str, float]
@@ -129,9 +133,11 @@ class FitResult(Record):
     surrogate_error: SurrogateError | None = None
     remarks: tuple[str, ...] = ()
     profile_errors: tuple[ProfileError, ...] = ()
+    expected: dict[str, dict[str, float]] = field(default_factory=dict)
+    observed: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return the fit as text, one line a parameter; :func:`inference.report.summary_text` says more."""
+        """Return the fit as text, one line a parameter; :func:`inference.summary.summary_text` says more."""
         log_l = "not finite" if self.log_likelihood is None else f"{self.log_likelihood:.6f}"
         width = max(len(name) for name in self.values)
         errors = {name: f" +- {error:.3g}" for name, error in self.errors.items() if error is not None}

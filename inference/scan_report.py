@@ -6,9 +6,9 @@ from pathlib import Path
 
 from inference.plots import save_figure
 from inference.record_store import write_records
-from inference.report import aligned
 from inference.scan import LimitScan
 from inference.scan_plots import plot_scan
+from inference.summary import aligned
 from surrogate.atomic import replacing_file
 
 Row = tuple[str, ...]

@@ -256,6 +256,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "model",
         "plots",
         "corner_plots",
+        "summary",
         "report",
         "comparison",
         "comparison_plots",

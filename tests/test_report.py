@@ -25,9 +25,10 @@ from inference.plots import (
 )
 from inference.profile import profile_curve
 from inference.projections import Plane, Projection, project
-from inference.report import curve_grid, default_poi, end_text, fit_rows, interval_lines, summary_text, write_report
+from inference.report import curve_grid, default_poi, write_report
 from inference.results import Interval, IntervalEnd
 from inference.science_run import RunSource, ScienceRun
+from inference.summary import end_text, event_rows, fit_rows, interval_lines, summary_text
 from surrogate.errors import ConfigError, DataError
 
 POI = "wimp_rate_multiplier"
@@ -196,6 +197,27 @@ def test_rows_say_what_was_held(model: StatisticalModel) -> None:
 )
 def test_ends_in_words(end: IntervalEnd, text: str) -> None:
     assert text in end_text(end)
+
+
+def test_each_end_names_its_critical_value(model: StatisticalModel) -> None:
+    """Critical values from toys differ between the ends."""
+    interval = model.interval(POI)
+    toys = replace(interval, lower=replace(interval.lower, critical=1.25), critical_values="toys")
+    ends = f"1.2500 at the lower limit, {interval.upper.critical:.4f} at the upper limit"
+    assert any(line.endswith(f"toys critical values, {ends}") for line in interval_lines(toys))
+
+
+def test_expected_events_stand_beside_the_observed(model: StatisticalModel) -> None:
+    interval = model.interval(POI)
+    expected = model.expected_events(interval.upper.fit.values)
+    header, *rows = event_rows(interval.best_fit, interval)
+    assert [row[0] for row in rows] == ["sr0", "", "", "sr1", "", ""]
+    for run, row in zip(("sr0", "sr1"), (rows[2], rows[5]), strict=True):
+        for source, mu in expected[run].items():
+            assert float(row[header.index(source)]) == pytest.approx(mu, rel=1e-3)
+    for run, row in zip(("sr0", "sr1"), (rows[0], rows[3]), strict=True):
+        assert float(row[-1]) == len(model.data.events[run])
+    assert "upper limit" in summary_text(interval.best_fit, interval)
 
 
 def test_the_curve_covers_the_interval(model: StatisticalModel) -> None:

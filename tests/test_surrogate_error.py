@@ -15,9 +15,9 @@ from inference.fit import fit
 from inference.intervals import confidence_interval
 from inference.likelihood import Likelihood
 from inference.parameters import Parameter, ParameterSet
-from inference.report import interval_lines, summary_text
 from inference.results import FitResult, Interval
 from inference.science_run import RunSource, ScienceRun
+from inference.summary import interval_lines, summary_text
 from inference.surrogate_error import surrogate_error
 from surrogate.ensemble import EnsembleSource, Sharing
 from surrogate.errors import RangeError
@@ -203,7 +203,7 @@ def test_records_come_back_and_are_told(problem):
     assert not any("finite training" in line for line in interval_lines(interval))
     assert sum("finite training" in line for line in interval_lines(told)) >= 1
     best = replace(interval.best_fit, surrogate_error=surrogate_error(likelihood, interval.best_fit))
-    assert "finite training moves best fits by at most" in summary_text(best)
+    assert "best fits from finite training samples: at most" in summary_text(best)
     older = {k: v for k, v in fit(likelihood).to_dict().items() if k != "surrogate_error"}
     assert FitResult.from_dict(older).surrogate_error is None
 
