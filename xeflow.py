@@ -72,43 +72,43 @@ VERBS: Mapping[str, Verb] = {
         "Events",
     ),
     "draw": Verb("training.experiment_cli:draw", "Draw a data set of an experiment from the simulator.", "Inference"),
-    "fit": Verb("inference.cli:fit", "Fit a statistical model to data.", "Inference"),
-    "limit": Verb("inference.cli:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
+    "fit": Verb("inference.cli.model:fit", "Fit a statistical model to data.", "Inference"),
+    "limit": Verb("inference.cli.model:limit", "Set a limit or an interval on the parameter of interest.", "Inference"),
     "compare": Verb(
-        "inference.comparison_cli:compare",
+        "inference.cli.comparison:compare",
         "Compare the best fits and limits of two models on the same data.",
         "Inference",
     ),
     "scan": Verb(
-        "inference.scan_cli:scan", "Set limits at every value of a constant of the model, such as a mass.", "Inference"
+        "inference.cli.scan:scan", "Set limits at every value of a constant of the model, such as a mass.", "Inference"
     ),
     "toys": Verb(
-        "inference.study_cli:toys",
+        "inference.cli.study:toys",
         "Draw toy data sets at nominal parameters, or at those of --set, into a file.",
         "Studies with toys",
     ),
     "neyman": Verb(
-        "inference.neyman_cli:neyman",
+        "inference.cli.neyman:neyman",
         "Set an interval with critical values from a toy Neyman construction.",
         "Studies with toys",
     ),
     "sensitivity": Verb(
-        "inference.study_cli:sensitivity",
+        "inference.cli.study:sensitivity",
         "Return the median limit and its bands over background-only toys.",
         "Studies with toys",
     ),
     "coverage": Verb(
-        "inference.study_cli:coverage",
+        "inference.cli.study:coverage",
         "Measure how often intervals hold the true value.",
         "Studies with toys",
     ),
     "discovery": Verb(
-        "inference.study_cli:discovery",
+        "inference.cli.study:discovery",
         "Test the background-only hypothesis on the data.",
         "Studies with toys",
     ),
     "convert-alea": Verb(
-        "inference.cli:convert_alea", "Say what of an alea model file could not be honoured.", "Inference"
+        "inference.cli.model:convert_alea", "Say what of an alea model file could not be honoured.", "Inference"
     ),
 }
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import stats
 
-from inference.asymptotics import critical_value
-from inference.counting import Quantile, clopper_pearson, quantile
-from inference.plots import COLOURS, DATA, save_figure
+from inference.intervals.asymptotics import critical_value
+from inference.reports.plots import COLOURS, DATA, save_figure
+from inference.studies.counting import Quantile, clopper_pearson, quantile
 
 Columns = Mapping[str, NDArray[Any]]
 

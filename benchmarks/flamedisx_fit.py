@@ -27,7 +27,7 @@ from measure import Cost, measure, multiply_rate, once
 from records import Peer, Record, finish, parser
 
 from inference.analysis import Analysis
-from inference.data import Dataset, EventData
+from inference.data.dataset import Dataset, EventData
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate import load_checkpoint

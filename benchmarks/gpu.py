@@ -16,18 +16,18 @@ import torch
 from measure import cpu_seconds
 from records import Record, finish, parser
 
-from inference.batch_fit import fit_batch
-from inference.event_pool import EventPool
-from inference.intervals import confidence_interval
+from inference.fits.batch_fit import fit_batch
+from inference.intervals.confidence import confidence_interval
 from inference.model import StatisticalModel
-from inference.neyman import profiled_points
-from inference.pool_builder import build_pool
-from inference.pool_choice import PoolChoice
-from inference.pool_region import toy_region
-from inference.pooled_pairs import QUICK
-from inference.report import default_poi
-from inference.toy_fits import fit_likelihood_pairs
-from inference.toys import toy_index
+from inference.pools.builder import build_pool
+from inference.pools.choice import PoolChoice
+from inference.pools.event_pool import EventPool
+from inference.pools.pairs import QUICK
+from inference.pools.region import toy_region
+from inference.reports.report import default_poi
+from inference.studies.neyman import profiled_points
+from inference.toys.draws import toy_index
+from inference.toys.toy_fits import fit_likelihood_pairs
 from surrogate.flow_source import FlowSource
 
 #: Values of the parameter of interest, fits per toy, and toys of the full study.

@@ -25,16 +25,16 @@ import torch
 from measure import Cost, copy_rate, measure, once
 from records import Peer, Record, finish, parser
 
-from inference.asymptotics import critical_value
-from inference.data import Dataset
-from inference.intervals import interval_batch
-from inference.likelihood import Likelihood
+from inference.data.dataset import Dataset
+from inference.intervals.asymptotics import critical_value
+from inference.intervals.confidence import interval_batch
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
-from inference.sensitivity import toy_limits
-from inference.toy_fits import fit_likelihood_pairs
-from inference.toy_pairs import run_pairs
-from inference.toy_tables import one_row, toy_tables
-from inference.toys import draw_toys, toy_index
+from inference.studies.sensitivity import toy_limits
+from inference.studies.toy_pairs import run_pairs
+from inference.toys.draws import draw_toys, toy_index
+from inference.toys.toy_fits import fit_likelihood_pairs
+from inference.toys.toy_tables import one_row, toy_tables
 
 POI, MASS, SEED = "wimp_rate_multiplier", 6, 41
 SHARED = Path(os.environ.get("XEFLOW_SHARED", "../shared"))

@@ -19,13 +19,13 @@ from matplotlib.ticker import LogLocator
 from measure import Cost, Work, once, side_by_side
 from records import Record, finish, parser
 
-from inference.data import Dataset, EventData, data_batch
-from inference.likelihood import Likelihood
+from inference.data.dataset import Dataset, EventData, data_batch
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
-from inference.plots import COLOURS, save_figure
+from inference.reports.plots import COLOURS, save_figure
 from inference.science_run import RunSource, ScienceRun
-from inference.study import ProcessExecutor, StudyPlan
-from inference.toy_pairs import run_pairs
+from inference.studies.study import ProcessExecutor, StudyPlan
+from inference.studies.toy_pairs import run_pairs
 from surrogate.acceptance import fit_acceptance
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig

@@ -3,9 +3,9 @@
 python benchmarks/simulator_coverage.py [--sets 3600] [--toys 2800] [--points 0 1 ...] [--figure FILE]
 
 At every point the simulator gives a large sample of each source; data sets are drawn from these
-(inference/sampled_sets.py), and as many toys from the flows themselves. Each is fitted freely and with the signal held
-at its true value. That gives the coverage with asymptotic critical values, and with those of the flows' own toys at the
-point; where data sets of the simulator and of the flows differ, in the statistic or in the mean and width of an
+(inference/pools/sampled_sets.py), and as many toys from the flows themselves. Each is fitted freely and with the signal
+held at its true value. That gives the coverage with asymptotic critical values, and with those of the flows' own toys
+at the point; where data sets of the simulator and of the flows differ, in the statistic or in the mean and width of an
 estimate, that is the error of the surrogates. What has been done is kept in --store and not done again.
 """
 
@@ -25,17 +25,17 @@ from measure import cpu_seconds
 from rich.console import Console
 from torch import Tensor
 
-from inference.event_pool import EventPool
-from inference.fit import covariances
-from inference.likelihood import Likelihood
+from inference.fits.fit import covariances
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
-from inference.pool_builder import PoolOptions, build_pool
-from inference.pool_region import expected_covariance, toy_region
-from inference.pooled_pairs import EXAMINED, QUICK, exact_where_needed
-from inference.sampled_sets import EventSample, SampledSets, sampled_sets
+from inference.pools.builder import PoolOptions, build_pool
+from inference.pools.event_pool import EventPool
+from inference.pools.pairs import EXAMINED, QUICK, exact_where_needed
+from inference.pools.region import expected_covariance, toy_region
+from inference.pools.sampled_sets import EventSample, SampledSets, sampled_sets
 from inference.science_run import RunSource, expected_counts, model_hash, theta_of
-from inference.toy_fits import fit_likelihood_pairs
-from inference.toys import toy_index
+from inference.toys.draws import toy_index
+from inference.toys.toy_fits import fit_likelihood_pairs
 from surrogate.atomic import replacing_file, write_json
 from training.simulator.catalogue import standard_source
 from training.simulator.detector import Detector

@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from inference.constraints import GaussianConstraint
-from inference.data import Dataset, EventData
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import Dataset, EventData
+from inference.intervals.confidence import confidence_interval
+from inference.intervals.surrogate_error import surrogate_error
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
-from inference.surrogate_error import surrogate_error
 from surrogate.checkpoint import load_checkpoint
 from surrogate.jet import Jet, autograd_log_jet
 from surrogate.nuisance import Nuisance, NuisanceSpace

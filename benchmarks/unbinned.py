@@ -13,20 +13,20 @@ import torch
 from measure import copy_rate, measure, multiply_rate, once
 from records import Record, finish, parser
 
-from inference.event_pool import EventPool
-from inference.expanded_fit import expand_at_maximum, expanded_interval
-from inference.fit import fit
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.fits.fit import fit
+from inference.intervals.confidence import confidence_interval
+from inference.intervals.expanded_fit import expand_at_maximum, expanded_interval
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
-from inference.neyman import profiled_points
-from inference.pool_builder import build_pool
-from inference.pool_choice import PoolChoice
-from inference.pool_region import toy_region
-from inference.pooled_pairs import QUICK
-from inference.report import default_poi
-from inference.toy_fits import ToyFits, fit_likelihood_pairs, fit_pairs
-from inference.toy_pairs import run_pairs
+from inference.pools.builder import build_pool
+from inference.pools.choice import PoolChoice
+from inference.pools.event_pool import EventPool
+from inference.pools.pairs import QUICK
+from inference.pools.region import toy_region
+from inference.reports.report import default_poi
+from inference.studies.neyman import profiled_points
+from inference.studies.toy_pairs import run_pairs
+from inference.toys.toy_fits import ToyFits, fit_likelihood_pairs, fit_pairs
 from surrogate.flow_source import FlowSource
 
 #: A new process that loads the model, draws data, fits them and sets the limit.
@@ -34,7 +34,7 @@ COLD = """
 import sys, torch
 torch.set_num_threads(1)
 from inference.model import StatisticalModel
-from inference.report import default_poi
+from inference.reports.report import default_poi
 model = StatisticalModel.from_config(sys.argv[1], allow_uncertified=True)
 model.data = model.generate_data(seed=1)
 print(model.interval(default_poi(model.parameters), 0.9).upper.value)

@@ -24,11 +24,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from inference.model import StatisticalModel
-from inference.neyman import NeymanInterval, critical_values, neyman_interval, profiled_points
-from inference.plots import COLOURS, save_figure
-from inference.sensitivity import SensitivityBand, sensitivity_band, toy_limits
-from inference.study import StudyPlan, make_executor
-from inference.toy_pairs import ToyPairs, run_pairs
+from inference.reports.plots import COLOURS, save_figure
+from inference.studies.neyman import NeymanInterval, critical_values, neyman_interval, profiled_points
+from inference.studies.sensitivity import SensitivityBand, sensitivity_band, toy_limits
+from inference.studies.study import StudyPlan, make_executor
+from inference.studies.toy_pairs import ToyPairs, run_pairs
 
 POI = "wimp_rate_multiplier"
 #: Cross section that a rate multiplier of 1 stands for [cm2].

@@ -1,25 +1,25 @@
 """What data say about parameters: statistical models, likelihoods, fits and limits."""
 
-from inference.batch_fit import FitOptions
-from inference.constraints import (
+from inference.constraints.gaussian import (
     CorrelatedGaussianConstraint,
     GaussianConstraint,
     LogNormalConstraint,
     PoissonConstraint,
 )
-from inference.data import Dataset, EventData, event_data, events_from_columns
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.constraints.uniform import UniformConstraint
+from inference.data.dataset import Dataset, EventData, event_data, events_from_columns
+from inference.fits.batch_fit import FitOptions
+from inference.intervals.confidence import confidence_interval
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
-from inference.neyman import neyman_interval, profiled_points
 from inference.parameters import Parameter, ParameterSet
-from inference.profile import profile_curve, profile_errors
+from inference.profiles.profile import profile_curve, profile_errors
 from inference.results import FitResult, Interval, ProfileCurve
 from inference.science_run import RunSource, ScienceRun
-from inference.study import StudyPlan
-from inference.toy_pairs import run_pairs
-from inference.toys import draw_toys
-from inference.uniform_constraint import UniformConstraint
+from inference.studies.neyman import neyman_interval, profiled_points
+from inference.studies.study import StudyPlan
+from inference.studies.toy_pairs import run_pairs
+from inference.toys.draws import draw_toys
 
 __all__ = [
     "CorrelatedGaussianConstraint",

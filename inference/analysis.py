@@ -10,24 +10,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from inference.asymptotics import IntervalKind
-from inference.batch_fit import FitOptions, fit_batch
-from inference.conversion import Conversion
-from inference.crossing import Critical
-from inference.data import Dataset, EventData, Outside
-from inference.dataset_input import as_dataset
-from inference.event_checks import MANY
-from inference.expanded_fit import located_fit
-from inference.fit import fit
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.configuration.conversion import Conversion
+from inference.data.dataset import Dataset, EventData, Outside
+from inference.data.event_checks import MANY
+from inference.data.input import as_dataset
+from inference.fits.batch_fit import FitOptions, fit_batch
+from inference.fits.fit import fit
+from inference.intervals.asymptotics import IntervalKind
+from inference.intervals.confidence import confidence_interval
+from inference.intervals.expanded_fit import located_fit
+from inference.intervals.quick_results import Expansions, drawn_profile, set_interval, worth_expanding
+from inference.intervals.surrogate_error import surrogate_error
+from inference.likelihood.extended import Likelihood
 from inference.parameters import ParameterSet
-from inference.profile import profile_curve, profile_errors
-from inference.projections import Projection, Views, project
-from inference.quick_results import Expansions, drawn_profile, set_interval, worth_expanding
+from inference.profiles.crossing import Critical
+from inference.profiles.profile import profile_curve, profile_errors
+from inference.reports.projections import Projection, Views, project
 from inference.results import FitResult, Interval, ProfileCurve, ProfileError, SurrogateError
 from inference.science_run import ScienceRun, expected_counts
-from inference.surrogate_error import surrogate_error
 from surrogate.errors import DataError, UncertifiedError
 
 
@@ -97,7 +97,7 @@ class Analysis:
     def data(self) -> Dataset:
         """The data set; assign a list [run 1, ..., ancillary] of structured arrays, a mapping, a file or a Dataset.
 
-        What does not fit the model raises DataError; see :func:`inference.dataset_input.as_dataset`.
+        What does not fit the model raises DataError; see :func:`inference.data.input.as_dataset`.
         """
         if self._dataset is None:
             raise DataError("the model has no data; assign them: model.data = [events of each run ..., ancillary]")
@@ -164,7 +164,7 @@ class Analysis:
     def drawn_profile(
         self, poi: str, grid: Sequence[float], near: Sequence[FitResult], fixed: Mapping[str, float] | None = None
     ) -> ProfileCurve:
-        """Return a profile for a figure; see :func:`inference.quick_results.drawn_profile`."""
+        """Return a profile for a figure; see :func:`inference.intervals.quick_results.drawn_profile`."""
         return drawn_profile(self.likelihood, self._expansions.around(self.likelihood, fixed), poi, grid, near, fixed)
 
     def profile(

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from inference.analysis import Analysis
-from inference.assembly import assemble
-from inference.asymptotics import IntervalKind, critical_value
-from inference.crossing_records import Critical
-from inference.data_io import write_toys
+from inference.configuration.assembly import assemble
+from inference.data.files import write_toys
+from inference.intervals.asymptotics import IntervalKind, critical_value
+from inference.profiles.crossing_records import Critical
 from inference.results import IntervalEnd
-from inference.toy_tables import toy_tables
-from inference.toys import draw_toys
+from inference.toys.draws import draw_toys
+from inference.toys.toy_tables import toy_tables
 from surrogate.errors import ConfigError, unknown_name
 
 
@@ -79,7 +79,7 @@ class StatisticalModel(Analysis):
         nominal_values: Mapping[str, float] | None = None,
         allow_uncertified: bool = False,
     ) -> StatisticalModel:
-        """Build the model that a file in alea's schema describes; see :func:`inference.assembly.assemble`."""
+        """Build the model that a file in alea's schema describes; see :func:`assemble`."""
         pieces = assemble(path, template_path, template_filenames, nominal_values)
         return cls(
             pieces.parameters,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from inference.constraints import Constraint, ancillary_names
+from inference.constraints.gaussian import Constraint, ancillary_names
 from surrogate.errors import ConfigError, RangeError, unknown_name
 
 Kind = Literal["rate", "shape", "efficiency", "livetime"]

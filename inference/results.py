@@ -137,7 +137,7 @@ class FitResult(Record):
     observed: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Return the fit as text, one line a parameter; :func:`inference.summary.summary_text` says more."""
+        """Return the fit as text, one line a parameter; :func:`inference.reports.summary.summary_text` says more."""
         log_l = "not finite" if self.log_likelihood is None else f"{self.log_likelihood:.6f}"
         width = max(len(name) for name in self.values)
         errors = {name: f" +- {error:.3g}" for name, error in self.errors.items() if error is not None}

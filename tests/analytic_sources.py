@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from inference.constraints import GaussianConstraint
+from inference.constraints.gaussian import GaussianConstraint
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.jet import Jet, autograd_log_jet

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from inference.constraints import GaussianConstraint, PoissonConstraint
-from inference.data import DataBatch
+from inference.constraints.gaussian import GaussianConstraint, PoissonConstraint
+from inference.data.dataset import DataBatch
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.binning import Binning

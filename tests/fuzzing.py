@@ -12,17 +12,17 @@ from analytic_sources import UNIT
 from random_models import random_model
 from torch import Tensor
 
-from inference.asymptotics import critical_value
-from inference.batch_fit import fit_batch
-from inference.crossing_records import Crossings, CrossingStatus
-from inference.data import DataBatch, Dataset, data_batch, event_data
-from inference.intervals import IntervalBatch, interval_batch
-from inference.likelihood import Likelihood
+from inference.data.dataset import DataBatch, Dataset, data_batch, event_data
+from inference.fits.batch_fit import fit_batch
+from inference.intervals.asymptotics import critical_value
+from inference.intervals.confidence import IntervalBatch, interval_batch
+from inference.intervals.statistics import evaluate
+from inference.likelihood.extended import Likelihood
 from inference.minimize import FitStatus
 from inference.parameters import ParameterSet
+from inference.profiles.crossing_records import Crossings, CrossingStatus
 from inference.science_run import ScienceRun, expected_counts
-from inference.test_statistics import evaluate
-from inference.toys import draw_toys
+from inference.toys.draws import draw_toys
 
 #: Data sets of each model: its own, an empty one, uniform events, toys.
 SETS = 25

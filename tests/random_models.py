@@ -7,8 +7,8 @@ import random
 import torch
 from analytic_sources import LIVETIME, UNIT, exponential_source, flat_source, gaussian_source, rate_parameter
 
-from inference.constraints import Constraint, GaussianConstraint, LogNormalConstraint, PoissonConstraint
-from inference.data import Dataset, event_data
+from inference.constraints.gaussian import Constraint, GaussianConstraint, LogNormalConstraint, PoissonConstraint
+from inference.data.dataset import Dataset, event_data
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.binning import Binning

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
-from inference.alea import inspect_alea, read_alea
-from inference.assembly import ModelPieces, assemble
-from inference.constraints import CorrelatedGaussianConstraint, GaussianConstraint, LogNormalConstraint
-from inference.data import Dataset, events_from_columns
-from inference.likelihood import Likelihood
+from inference.configuration.alea import inspect_alea, read_alea
+from inference.configuration.assembly import ModelPieces, assemble
+from inference.constraints.gaussian import CorrelatedGaussianConstraint, GaussianConstraint, LogNormalConstraint
+from inference.constraints.uniform import UniformConstraint
+from inference.data.dataset import Dataset, events_from_columns
+from inference.likelihood.extended import Likelihood
 from inference.science_run import expected_counts
-from inference.uniform_constraint import UniformConstraint
 from surrogate.errors import ConfigError, DataError
 
 POINTS: list[dict[str, float]] = [

@@ -10,13 +10,13 @@ import torch
 from analytic_sources import LIVETIME, UNIT, AnalyticSource, exponential_source, flat_source, rate_parameter
 from counting_models import counting, gaussian_background, on_off
 
-from inference.asimov import asimov_data
-from inference.batch_fit import fit_batch
-from inference.constraints import GaussianConstraint
-from inference.discovery import discovery
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.fits.batch_fit import fit_batch
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
+from inference.studies.discovery import discovery
+from inference.toys.asimov import asimov_data
 from surrogate.errors import ConfigError, RangeError
 
 

@@ -13,13 +13,13 @@ from counting_models import counting, counts
 from scipy import optimize, stats
 
 import xeflow
-from inference.cls import asymptotic_cls_critical, cls_limit, cls_point
-from inference.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_toys
-from inference.cls_study import CLsLimit
-from inference.constraints import GaussianConstraint
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.intervals.confidence import confidence_interval
+from inference.likelihood.extended import Likelihood
+from inference.reports.cls_study import CLsLimit
 from inference.results import Interval
+from inference.studies.cls import asymptotic_cls_critical, cls_limit, cls_point
+from inference.studies.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_toys
 from surrogate.errors import ConfigError, DataError
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import xeflow
-from inference.comparison import ModelComparison, compare_models
 from inference.model import StatisticalModel
+from inference.reports.comparison import ModelComparison, compare_models
 from surrogate.errors import ConfigError
 
 

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from inference.ancillary import AncillaryTerm
-from inference.constraints import (
+from inference.constraints.ancillary import AncillaryTerm
+from inference.constraints.gaussian import (
     Constraint,
     CorrelatedGaussianConstraint,
     GaussianConstraint,

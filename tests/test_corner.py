@@ -9,13 +9,13 @@ import pytest
 import torch
 from analytic_sources import LIVETIME, UNIT, flat_source, rate_parameter
 
-from inference.constraints import CorrelatedGaussianConstraint, PoissonConstraint
-from inference.corner import Corner, corner
-from inference.corner_plots import plot_corner
-from inference.data import Dataset, event_data
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import CorrelatedGaussianConstraint, PoissonConstraint
+from inference.data.dataset import Dataset, event_data
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
+from inference.profiles.corner import Corner, corner
 from inference.record_store import read_record, write_records
+from inference.reports.corner_plots import plot_corner
 from inference.science_run import RunSource, ScienceRun
 from surrogate.errors import ConfigError, RangeError
 

@@ -8,16 +8,16 @@ import torch
 from counting_models import counting, counts, gaussian_background
 from scipy import stats
 
-from inference.asymptotics import critical_value
-from inference.batch_fit import fit_batch
-from inference.counting import clopper_pearson
-from inference.coverage import CoveragePoint, coverage, coverage_of_data
-from inference.data import DataBatch
-from inference.intervals import interval_batch
-from inference.likelihood import Likelihood
-from inference.neyman import critical_values
-from inference.toy_pairs import run_pairs
-from inference.toys import draw_toys, toy_index
+from inference.data.dataset import DataBatch
+from inference.fits.batch_fit import fit_batch
+from inference.intervals.asymptotics import critical_value
+from inference.intervals.confidence import interval_batch
+from inference.likelihood.extended import Likelihood
+from inference.studies.counting import clopper_pearson
+from inference.studies.coverage import CoveragePoint, coverage, coverage_of_data
+from inference.studies.neyman import critical_values
+from inference.studies.toy_pairs import run_pairs
+from inference.toys.draws import draw_toys, toy_index
 from surrogate.errors import ConfigError, DataError
 
 

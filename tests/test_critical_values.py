@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from inference.cls import cls_limit, cls_point
-from inference.counting import clopper_pearson, quantile
-from inference.critical_values import CriticalCurve, critical_curve
-from inference.look_elsewhere import count_upcrossings, global_significance
-from inference.power_constraint import constrain, discovery_constraint, rejection_constraint
+from inference.studies.cls import cls_limit, cls_point
+from inference.studies.counting import clopper_pearson, quantile
+from inference.studies.critical_values import CriticalCurve, critical_curve
+from inference.studies.look_elsewhere import count_upcrossings, global_significance
+from inference.studies.power_constraint import constrain, discovery_constraint, rejection_constraint
 from surrogate.errors import ConfigError, DataError
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from inference.data_io import as_mapping, one_row, read_tables, write_toys
+from inference.data.files import as_mapping, one_row, read_tables, write_toys
 from surrogate.errors import DataError
 
 EVENTS = np.array([(10.0, 900.0, -1), (20.0, 1200.0, -1)], dtype=[("cs1", "f8"), ("cs2", "f8"), ("source", "i8")])

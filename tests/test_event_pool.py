@@ -12,25 +12,25 @@ from scipy import stats
 from test_expansion import flow_model, inside, smooth_model, some_region
 from torch import Tensor
 
-from inference.batch_fit import fit_batch
-from inference.event_pool import EventPool, moved_run
-from inference.event_pool_store import cached_pool, pool_key
-from inference.expansion import ExpansionOptions
-from inference.intervals import interval_batch
-from inference.likelihood import Likelihood
-from inference.limit_work import LimitWork
+from inference.expansion.build import ExpansionOptions
+from inference.fits.batch_fit import fit_batch
+from inference.intervals.confidence import interval_batch
+from inference.likelihood.extended import Likelihood
 from inference.parameters import ParameterSet
-from inference.partly_exact import partly_exact
-from inference.pool_builder import PoolOptions, build_pool
-from inference.pool_choice import PoolChoice, default_folder
-from inference.pool_region import expected_covariance, toy_region
+from inference.pools.builder import PoolOptions, build_pool
+from inference.pools.choice import PoolChoice, default_folder
+from inference.pools.event_pool import EventPool, moved_run
+from inference.pools.partly_exact import partly_exact
+from inference.pools.region import expected_covariance, toy_region
+from inference.pools.store import cached_pool, pool_key
 from inference.science_run import ScienceRun, expected_counts
-from inference.sensitivity import toy_limits
-from inference.study import StudyPlan
-from inference.study_record import Chunk
-from inference.toy_fits import fit_likelihood_pairs
-from inference.toy_pairs import run_pairs
-from inference.toys import draw_toys, toy_index
+from inference.studies.limit_work import LimitWork
+from inference.studies.sensitivity import toy_limits
+from inference.studies.study import StudyPlan
+from inference.studies.study_record import Chunk
+from inference.studies.toy_pairs import run_pairs
+from inference.toys.draws import draw_toys, toy_index
+from inference.toys.toy_fits import fit_likelihood_pairs
 from surrogate.errors import ConfigError, DataError, RangeError
 
 ACCURACY = ExpansionOptions(tolerance=0.02, held_out=16)
@@ -119,7 +119,7 @@ def test_events_follow_the_density_at_other_parameters_than_those_of_the_pool(mo
 
 def test_toys_far_from_the_pool_are_refused(model: Model, pool: EventPool, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters, _ = model
-    monkeypatch.setattr("inference.event_pool.LEAST_EFFECTIVE", 0.99)
+    monkeypatch.setattr("inference.pools.event_pool.LEAST_EFFECTIVE", 0.99)
     with pytest.raises(DataError, match="build a pool closer to them"):
         pool.draw(parameters.vector({"elife": 890.0, "g1": 0.139, "t_ly": 2.9}), numbers(0), 1)
 

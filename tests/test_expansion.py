@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from source_cases import NUISANCES, OBSERVABLES, flow_source
 from torch import Tensor
 
-from inference.batch_fit import fit_batch
-from inference.constraints import GaussianConstraint
-from inference.data import DataBatch, Dataset, data_batch, event_data
-from inference.expanded_density import score
-from inference.expanded_fit import expand_at_maximum, expanded_interval, locate, located_fit, region_at
-from inference.expansion import Expansion, ExpansionOptions, expand, expandable, shape_parameters
-from inference.fit import fit
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import DataBatch, Dataset, data_batch, event_data
+from inference.expansion.build import Expansion, ExpansionOptions, expand, expandable, shape_parameters
+from inference.expansion.density import score
+from inference.expansion.polynomial import PolynomialBasis, chebyshev_design, least_squares
+from inference.expansion.region import Region, ball_points
+from inference.fits.batch_fit import fit_batch
+from inference.fits.fit import fit
+from inference.intervals.confidence import confidence_interval
+from inference.intervals.expanded_fit import expand_at_maximum, expanded_interval, locate, located_fit, region_at
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
-from inference.polynomial import PolynomialBasis, chebyshev_design, least_squares
-from inference.profile import profile_curve
-from inference.region import Region, ball_points
+from inference.profiles.profile import profile_curve
 from inference.science_run import RunSource, ScienceRun
-from inference.toys import draw_toys
+from inference.toys.draws import draw_toys
 from surrogate.errors import ConfigError, RangeError
 
 

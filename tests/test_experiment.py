@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import xeflow
-from inference.data_io import read_tables
+from inference.data.files import read_tables
 from surrogate.errors import ConfigError, RangeError
 from surrogate.observables import ObservableSpace
 from training.experiment import Experiment, record

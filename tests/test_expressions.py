@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.expressions import parse_distribution, parse_numbers
+from inference.configuration.expressions import parse_distribution, parse_numbers
 from surrogate.errors import ConfigError
 
 

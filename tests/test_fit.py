@@ -22,14 +22,14 @@ from iminuit import Minuit
 from random_models import random_model
 from scipy import optimize
 
-from inference.batch_fit import FitOptions, fit_batch
-from inference.constraints import GaussianConstraint, PoissonConstraint
-from inference.data import Dataset, EventData, data_batch, event_data
-from inference.fit import covariances, fit, fit_result
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint, PoissonConstraint
+from inference.data.dataset import Dataset, EventData, data_batch, event_data
+from inference.fits.batch_fit import FitOptions, fit_batch
+from inference.fits.fit import covariances, fit, fit_result
+from inference.likelihood.extended import Likelihood
 from inference.minimize import FitStatus, NewtonOptions
 from inference.parameters import Parameter, ParameterSet
-from inference.profile import profile_batch, profile_curve, profile_errors
+from inference.profiles.profile import profile_batch, profile_curve, profile_errors
 from inference.results import FitResult, ProfileCurve
 from inference.science_run import RunSource, ScienceRun
 from surrogate.binning import Binning

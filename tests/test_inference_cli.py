@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import xeflow
-from inference.corner import Corner
+from inference.profiles.corner import Corner
 from inference.record_store import read_record
 from inference.results import FitResult, Interval, ProfileCurve
 

@@ -20,14 +20,14 @@ from analytic_sources import (
 from scipy import optimize, stats
 from torch import Tensor
 
-from inference.asymptotics import critical_value, one_sided_p_value, significance, two_sided_p_value
-from inference.batch_fit import FitOptions, fit_batch
-from inference.constraints import GaussianConstraint, PoissonConstraint
-from inference.crossing_records import CrossingStatus
-from inference.data import Dataset, EventData, data_batch, event_data
-from inference.intervals import confidence_interval, interval_batch
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint, PoissonConstraint
+from inference.data.dataset import Dataset, EventData, data_batch, event_data
+from inference.fits.batch_fit import FitOptions, fit_batch
+from inference.intervals.asymptotics import critical_value, one_sided_p_value, significance, two_sided_p_value
+from inference.intervals.confidence import confidence_interval, interval_batch
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
+from inference.profiles.crossing_records import CrossingStatus
 from inference.results import Interval
 from inference.science_run import RunSource, ScienceRun
 from surrogate.binning import Binning

@@ -20,9 +20,9 @@ from analytic_sources import (
 from scipy import stats
 from torch import Tensor
 
-from inference.constraints import GaussianConstraint, LogNormalConstraint
-from inference.data import Dataset, EventData, data_batch, event_data
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint, LogNormalConstraint
+from inference.data.dataset import Dataset, EventData, data_batch, event_data
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun, expected_counts
 from surrogate.binning import Binning
@@ -174,7 +174,7 @@ def test_chunking_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     likelihood = Likelihood(parameters, runs, Dataset({"first": events(9, 1), "second": events(9, 2)}, {}))
     values = points(parameters, 7)
     whole = likelihood.derivatives(values)
-    monkeypatch.setattr("inference.likelihood.CHUNK_ENTRIES", 1200)
+    monkeypatch.setattr("inference.likelihood.extended.CHUNK_ENTRIES", 1200)
     assert len(list(likelihood._chunks(7))) > 1
     for a, b in zip(whole, likelihood.derivatives(values), strict=True):
         assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)

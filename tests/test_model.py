@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from inference import StatisticalModel
-from inference.data_io import as_mapping, write_toys
+from inference.data.files import as_mapping, write_toys
+from inference.reports.study_report import discovery_study
 from inference.results import FitResult, Interval
-from inference.study_report import discovery_study
 from surrogate.acceptance import fit_acceptance
 from surrogate.checkpoint import save_checkpoint, write_certificate
 from surrogate.errors import CheckpointError, ConfigError, DataError, RangeError, UncertifiedError

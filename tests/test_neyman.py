@@ -10,9 +10,10 @@ import torch
 from counting_models import counting, counts, gaussian_background, on_off
 from scipy import optimize, stats
 
-from inference.batch_fit import fit_batch
-from inference.likelihood import Likelihood
-from inference.neyman import (
+from inference.fits.batch_fit import fit_batch
+from inference.likelihood.extended import Likelihood
+from inference.reports.study_plots import plot_critical_values
+from inference.studies.neyman import (
     NeymanInterval,
     critical_values,
     error_remarks,
@@ -20,10 +21,9 @@ from inference.neyman import (
     profiled_points,
     suggested_grid,
 )
-from inference.study import ProcessExecutor, StudyPlan
-from inference.study_plots import plot_critical_values
-from inference.toy_fits import fit_pairs, join
-from inference.toy_pairs import ToyPairs, read_pairs, run_pairs
+from inference.studies.study import ProcessExecutor, StudyPlan
+from inference.studies.toy_pairs import ToyPairs, read_pairs, run_pairs
+from inference.toys.toy_fits import fit_pairs, join
 from surrogate.errors import ConfigError, DataError
 
 #: Feldman and Cousins, arXiv:physics/9711021, table IV: 90 % intervals for n observed over background b.

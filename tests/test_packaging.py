@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 from pathlib import Path
 import surrogate
-from inference.assembly import assemble
+from inference.configuration.assembly import assemble
 from training.simulator_config import read_detector
 run, = assemble("xenon1t_like").runs
 print(Path(surrogate.__file__).parents[1], read_detector("lz_like").name, *(c.name for c in run.sources))

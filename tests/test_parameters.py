@@ -10,8 +10,8 @@ import pytest
 import torch
 from analytic_sources import LIVETIME, UNIT, exponential_source, flat_source, rate_parameter
 
-from inference.constraints import GaussianConstraint
-from inference.data import Dataset, EventData, data_batch, event_data, events_from_columns, padded
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import Dataset, EventData, data_batch, event_data, events_from_columns, padded
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun, model_hash
 from surrogate.binning import Binning

@@ -12,10 +12,10 @@ from analytic_sources import UNIT, counting_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.data import Dataset, event_data
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
-from inference.profile import profile_curve
+from inference.data.dataset import Dataset, event_data
+from inference.intervals.confidence import confidence_interval
+from inference.likelihood.extended import Likelihood
+from inference.profiles.profile import profile_curve
 from inference.record import Record
 from inference.record_store import read_record, write_records
 from inference.results import Interval, ProfileCurve

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.comparison import compare_models
 from inference.model import StatisticalModel
+from inference.reports.comparison import compare_models
 from training.config import load_config
 from training.template_set import TemplateDraw
 from training.template_validation import compare_with_templates

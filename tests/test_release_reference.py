@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference.batch_fit import FitOptions, fit_batch
-from inference.data import Dataset, EventData, data_batch
-from inference.intervals import interval_batch
-from inference.likelihood import Likelihood
+from inference.data.dataset import Dataset, EventData, data_batch
+from inference.fits.batch_fit import FitOptions, fit_batch
+from inference.intervals.confidence import interval_batch
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
 from inference.science_run import expected_counts, theta_of
 from surrogate.binning import Binning

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from inference.counting import quantile
 from inference.model import StatisticalModel
-from inference.neyman import critical_values, neyman_interval, profiled_points
-from inference.toy_pairs import run_pairs
+from inference.studies.counting import quantile
+from inference.studies.neyman import critical_values, neyman_interval, profiled_points
+from inference.studies.toy_pairs import run_pairs
 
 pytestmark = pytest.mark.shared
 

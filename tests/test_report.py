@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from inference.fit import fit
-from inference.likelihood import Likelihood
+from inference.fits.fit import fit
+from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
-from inference.plots import (
+from inference.profiles.profile import profile_curve
+from inference.reports.plots import (
     contour_regions,
     curve_points,
     plot_profile,
@@ -23,12 +24,11 @@ from inference.plots import (
     plot_summary,
     save_figure,
 )
-from inference.profile import profile_curve
-from inference.projections import Plane, Projection, project
-from inference.report import curve_grid, default_poi, write_report
+from inference.reports.projections import Plane, Projection, project
+from inference.reports.report import curve_grid, default_poi, write_report
+from inference.reports.summary import end_text, event_rows, fit_rows, interval_lines, summary_text
 from inference.results import Interval, IntervalEnd
 from inference.science_run import RunSource, ScienceRun
-from inference.summary import end_text, event_rows, fit_rows, interval_lines, summary_text
 from surrogate.errors import ConfigError, DataError
 
 POI = "wimp_rate_multiplier"

@@ -14,12 +14,12 @@ import yaml
 from model_files import GRID, model_dict, write_template_files
 from source_cases import DISC, flow_source
 
-from inference.assembly import assemble
-from inference.batch_fit import fit_batch
-from inference.constraints import GaussianConstraint
-from inference.data import Dataset, EventData
-from inference.fit import fit_result
-from inference.likelihood import Likelihood
+from inference.configuration.assembly import assemble
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import Dataset, EventData
+from inference.fits.batch_fit import fit_batch
+from inference.fits.fit import fit_result
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.beta_spectra import flat_spectrum, table_spectrum

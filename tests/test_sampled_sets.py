@@ -8,17 +8,17 @@ from test_event_pool import ACCURACY
 from test_expansion import flow_model, inside, some_region
 from torch import Tensor
 
-from inference.batch_fit import fit_batch
-from inference.coverage import coverage_of_data
-from inference.event_pool import EventPool
-from inference.given_events import expanded_data
-from inference.likelihood import Likelihood
+from inference.fits.batch_fit import fit_batch
+from inference.likelihood.extended import Likelihood
+from inference.likelihood.run_term import RunTerm
 from inference.parameters import ParameterSet
-from inference.pool_builder import PoolOptions, build_pool
-from inference.run_term import RunTerm
-from inference.sampled_sets import EventSample, SampledSets, sampled_sets
+from inference.pools.builder import PoolOptions, build_pool
+from inference.pools.event_pool import EventPool
+from inference.pools.given_events import expanded_data
+from inference.pools.sampled_sets import EventSample, SampledSets, sampled_sets
 from inference.science_run import ScienceRun, expected_counts, theta_of
-from inference.toys import draw_toys
+from inference.studies.coverage import coverage_of_data
+from inference.toys.draws import draw_toys
 from surrogate.errors import ConfigError, DataError
 
 Model = tuple[ParameterSet, tuple[ScienceRun, ...]]

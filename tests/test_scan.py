@@ -14,9 +14,9 @@ import xeflow
 from inference.analysis import Analysis
 from inference.model import StatisticalModel
 from inference.record_store import read_record
-from inference.scan import LimitScan, ScanSettings, limit_scan
-from inference.scan_plots import plot_scan
-from inference.scan_report import scan_text
+from inference.reports.scan import LimitScan, ScanSettings, limit_scan
+from inference.reports.scan_plots import plot_scan
+from inference.reports.scan_report import scan_text
 from surrogate.errors import ConfigError
 
 POI = "wimp_rate_multiplier"

@@ -10,16 +10,16 @@ import torch
 from counting_models import counting, counts, gaussian_background
 from scipy import optimize, stats
 
-from inference.asymptotics import critical_value
-from inference.critical_values import CriticalCurve
-from inference.crossing_records import CrossingStatus
-from inference.discovery import Discovery, discovery, scan_statistics
-from inference.likelihood import Likelihood
-from inference.look_elsewhere import global_significance
-from inference.power_constraint import rejection_constraint
-from inference.sensitivity import SensitivityBand, read_limits, sensitivity_band, toy_limits
-from inference.study import StudyPlan
-from inference.toy_pairs import run_pairs
+from inference.intervals.asymptotics import critical_value
+from inference.likelihood.extended import Likelihood
+from inference.profiles.crossing_records import CrossingStatus
+from inference.studies.critical_values import CriticalCurve
+from inference.studies.discovery import Discovery, discovery, scan_statistics
+from inference.studies.look_elsewhere import global_significance
+from inference.studies.power_constraint import rejection_constraint
+from inference.studies.sensitivity import SensitivityBand, read_limits, sensitivity_band, toy_limits
+from inference.studies.study import StudyPlan
+from inference.studies.toy_pairs import run_pairs
 from surrogate.errors import ConfigError, DataError
 
 BACKGROUND = 6.0

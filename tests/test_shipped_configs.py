@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from inference.alea import read_alea
-from inference.assembly import assemble
+from inference.configuration.alea import read_alea
+from inference.configuration.assembly import assemble
 from training.config import load_config
 from training.event_mapping import read_mapping
 from training.simulator_config import read_detector, read_simulation

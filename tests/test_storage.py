@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.storage import FileStore, read_header, read_study
-from inference.study import ProcessExecutor, StudyPlan, make_chunks, run_study
-from inference.study_record import Chunk, MemoryStore, StudyHeader
+from inference.studies.storage import FileStore, read_header, read_study
+from inference.studies.study import ProcessExecutor, StudyPlan, make_chunks, run_study
+from inference.studies.study_record import Chunk, MemoryStore, StudyHeader
 from surrogate.errors import ConfigError, DataError, XeflowError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,7 +110,7 @@ def test_rows_wait_in_memory_while_writing_is_slow(tmp_path, monkeypatch):
     """The file is written anew only where that takes little of the time; what waits counts as done and is not lost."""
     store, clock = FileStore(tmp_path / "study.h5", HEADER), [100.0]
     writes = []
-    monkeypatch.setattr("inference.storage.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("inference.studies.storage.time.monotonic", lambda: clock[0])
     write = h5py.File.__enter__
     monkeypatch.setattr(h5py.File, "__enter__", lambda file: (clock.__setitem__(0, clock[0] + 0.5), write(file))[1])
     for k in range(40):
@@ -181,7 +181,7 @@ def test_a_killed_study_goes_on(tmp_path):
     path = tmp_path / "study.h5"
     script = (
         "from tests.test_storage import HEADER, Squares\n"
-        "from inference.study import StudyPlan, run_study\n"
+        "from inference.studies.study import StudyPlan, run_study\n"
         f"run_study(HEADER, Squares(delay=0.02), 2, 400, StudyPlan(2, {str(path)!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -199,7 +199,7 @@ def test_a_killed_study_goes_on(tmp_path):
 
 def test_a_dask_cluster_gives_the_same_rows():
     distributed = pytest.importorskip("distributed", reason="needs the extra xeflow[cluster]")
-    executor = pytest.importorskip("inference.distributed").DaskExecutor
+    executor = pytest.importorskip("inference.studies.distributed").DaskExecutor
     serial = run_study(HEADER, Squares(), 2, 12, StudyPlan(5))
     options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
     with distributed.Client(**options) as client:

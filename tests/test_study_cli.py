@@ -12,14 +12,14 @@ import pytest
 import torch
 
 import xeflow
-from inference.alea_results import fit_hypotheses, read_fits, write_fits
-from inference.cli_options import ProgressLines, duration
-from inference.discovery import Discovery
+from inference.cli.options import ProgressLines, duration
+from inference.configuration.alea_results import fit_hypotheses, read_fits, write_fits
 from inference.model import StatisticalModel
-from inference.neyman import NeymanInterval
-from inference.sensitivity import SensitivityBand
-from inference.toy_pairs import read_pairs
-from inference.toys import draw_toys
+from inference.studies.discovery import Discovery
+from inference.studies.neyman import NeymanInterval
+from inference.studies.sensitivity import SensitivityBand
+from inference.studies.toy_pairs import read_pairs
+from inference.toys.draws import draw_toys
 from surrogate.errors import DataError
 
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from source_cases import NUISANCES, OBSERVABLES, flow_source, some_acceptance, theta_points
 
-from inference.constraints import GaussianConstraint
-from inference.data import Dataset, EventData, data_batch
-from inference.fit import fit
-from inference.intervals import confidence_interval
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import Dataset, EventData, data_batch
+from inference.fits.fit import fit
+from inference.intervals.confidence import confidence_interval
+from inference.intervals.surrogate_error import surrogate_error
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
+from inference.reports.summary import interval_lines, summary_text
 from inference.results import FitResult, Interval
 from inference.science_run import RunSource, ScienceRun
-from inference.summary import interval_lines, summary_text
-from inference.surrogate_error import surrogate_error
 from surrogate.ensemble import EnsembleSource, Sharing
 from surrogate.errors import RangeError
 from surrogate.flow_source import FlowSource

@@ -10,11 +10,11 @@ import torch
 from analytic_sources import LIVETIME, UNIT, counting_model, flat_source, rate_parameter
 from scipy import stats
 
-from inference import test_statistics as ts
-from inference.batch_fit import fit_batch
-from inference.constraints import GaussianConstraint
-from inference.data import Dataset, data_batch, event_data
-from inference.likelihood import Likelihood
+from inference.constraints.gaussian import GaussianConstraint
+from inference.data.dataset import Dataset, data_batch, event_data
+from inference.fits.batch_fit import fit_batch
+from inference.intervals import statistics as ts
+from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.errors import ConfigError, RangeError

@@ -7,15 +7,15 @@ import torch
 from source_cases import NUISANCES, flow_source
 from torch import Tensor
 
-from inference.chart import Chart, chart_of
-from inference.event_table import EventTable
-from inference.polynomial import PolynomialBasis
-from inference.pool_weights import calibrated
-from inference.reduced_basis import NodalFit, principal_modes
-from inference.region import Region, ball_points, normal_points
+from inference.expansion.chart import Chart, chart_of
+from inference.expansion.event_table import EventTable
+from inference.expansion.polynomial import PolynomialBasis
+from inference.expansion.region import Region, ball_points, normal_points
+from inference.expansion.source_fit import SourceFit, central_nodes
+from inference.expansion.theta_basis import ThetaBasis
+from inference.pools.reduced_basis import NodalFit, principal_modes
+from inference.pools.weights import calibrated
 from inference.science_run import RunSource
-from inference.source_fit import SourceFit, central_nodes
-from inference.theta_basis import ThetaBasis
 from surrogate.context import smooth_kink
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from inference.constraints import GaussianConstraint, PoissonConstraint
-from inference.data_io import write_toys
+from inference.constraints.gaussian import GaussianConstraint, PoissonConstraint
+from inference.data.files import write_toys
 from inference.parameters import Parameter, ParameterSet
-from inference.philox import MASK, philox, poisson_counts, stream_of, uniforms
 from inference.science_run import RunSource, ScienceRun, expected_counts
-from inference.toy_tables import toy_tables
-from inference.toys import draw_toys, toy_index
+from inference.toys.draws import draw_toys, toy_index
+from inference.toys.philox import MASK, philox, poisson_counts, stream_of, uniforms
+from inference.toys.toy_tables import toy_tables
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, RangeError
 from surrogate.template import TemplateSource

@@ -1,0 +1,207 @@
+"""The verbs ``toys``, ``sensitivity``, ``coverage`` and ``discovery``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from inference.cli.options import (
+    CertifiedOption,
+    DataOption,
+    DropOption,
+    FolderOption,
+    IndexOption,
+    JsonOption,
+    KindOption,
+    LevelOption,
+    ModelArgument,
+    NominalOption,
+    OutputOption,
+    PoiOption,
+    PoolOption,
+    SeedOption,
+    SetOption,
+    StoreOption,
+    TemplateOption,
+    ToysOption,
+    WorkersOption,
+    build_model,
+    console_for,
+    model_without_data,
+    name_numbers,
+    pool_choice,
+    study_plan,
+    write_record,
+)
+from inference.data.files import write_toys
+from inference.record import FORMAT
+from inference.reports.coverage_study import coverage_of_files, coverage_study
+from inference.reports.report import default_poi
+from inference.reports.study_report import (
+    ToySettings,
+    discovery_study,
+    sensitivity_study,
+    stored_critical,
+    write_sensitivity,
+)
+from inference.toys.draws import draw_toys
+from inference.toys.toy_tables import toy_tables
+from surrogate.errors import ConfigError
+
+CriticalOption = Annotated[
+    Path | None, typer.Option("--critical", help="Store of a neyman study with the critical values; else asymptotic.")
+]
+
+
+def toys(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option(help="HDF5 file in the layout of inference_interface, readable by alea.")],
+    n: ToysOption = 100,
+    seed: SeedOption = 0,
+    at: SetOption = None,
+    nominal: NominalOption = None,
+    template_path: FolderOption = None,
+    template: TemplateOption = None,
+    record: JsonOption = None,
+) -> int:
+    """Draw toy data sets at nominal parameters, or at those of --set, into a file."""
+    built = model_without_data(model, template_path, template, nominal, True)
+    truth = built.parameters.vector(name_numbers(at, "--set"))
+    drawn = draw_toys(built.parameters, built.runs, truth, torch.arange(n), seed)
+    write_toys(output, toy_tables(built.parameters, built.runs, drawn), {"seed": seed})
+    console = console_for(record)
+    console.print(f"{n} toys of seed {seed}, {float(drawn.data.total_weight().mean()):.4g} events each on average")
+    console.print(f"file     {output}")
+    facts = {"n": n, "seed": seed, "truth": built.parameters.mapping(truth), "file": str(output)}
+    write_record(record, {"record": "Toys", "format": FORMAT, **facts})
+    return 0
+
+
+def sensitivity(
+    model: ModelArgument,
+    output: OutputOption = Path("runs/sensitivity"),
+    poi: PoiOption = None,
+    confidence_level: LevelOption = None,
+    kind: KindOption = "central",
+    n: ToysOption = 1000,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    store: StoreOption = None,
+    pool: PoolOption = "auto",
+    critical: CriticalOption = None,
+    at: SetOption = None,
+    nominal: NominalOption = None,
+    template_path: FolderOption = None,
+    template: TemplateOption = None,
+    allow_uncertified: CertifiedOption = False,
+    record: JsonOption = None,
+) -> int:
+    """Return the median limit and its bands over background-only toys."""
+    built = model_without_data(model, template_path, template, nominal, allow_uncertified)
+    name = default_poi(built.parameters) if poi is None else poi
+    console = console_for(record)
+    level = built.confidence_level if confidence_level is None else confidence_level
+    threshold = stored_critical(built, name, critical, level, kind)
+    with study_plan(console, workers, store) as plan:
+        truth = name_numbers(at, "--set")
+        band, limits = sensitivity_study(
+            built, name, ToySettings(n, seed, plan, pool_choice(pool)), truth, threshold, kind, level
+        )
+    for sigma, value, low, high in zip(band.sigmas, band.values, band.low, band.high, strict=True):
+        console.print(f"{sigma:+.0f} sigma  {_text(value)}  [{_text(low)}, {_text(high)}]")
+    if band.expansion_error is not None:
+        console.print(f"densities are expanded in the nuisances: error of -2 ln Lambda {band.expansion_error:.2g}")
+    console.print(f"toys: {band.n_toys}, without a limit: {band.n_without}, failed searches: {band.n_failed}")
+    for what, path in write_sensitivity(band, limits, output).items():
+        console.print(f"{what:<9}{path}")
+    write_record(record, band.to_dict())
+    return 0 if band.n_failed == 0 else 1
+
+
+def _text(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.5g}"
+
+
+def coverage(
+    model: ModelArgument,
+    at: Annotated[list[float], typer.Option(help="True values of the parameter of interest; may be repeated.")],
+    poi: PoiOption = None,
+    confidence_level: LevelOption = None,
+    kind: KindOption = "central",
+    n: ToysOption = 1000,
+    seed: SeedOption = 1,
+    workers: WorkersOption = 1,
+    store: StoreOption = None,
+    pool: PoolOption = "auto",
+    critical: CriticalOption = None,
+    events: Annotated[
+        list[Path] | None,
+        typer.Option(help="Files of data sets made elsewhere, such as by draw; in place of the model's own toys."),
+    ] = None,
+    hold: SetOption = None,
+    nominal: NominalOption = None,
+    template_path: FolderOption = None,
+    template: TemplateOption = None,
+    record: JsonOption = None,
+) -> int:
+    """Measure how often intervals hold the true value.
+
+    With Clopper-Pearson errors; --set gives other true values. Ancillary centres that --events do not bring are thrown.
+    """
+    built = model_without_data(model, template_path, template, nominal, True)
+    name = default_poi(built.parameters) if poi is None else poi
+    console = console_for(record)
+    level = built.confidence_level if confidence_level is None else confidence_level
+    truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
+    threshold = stored_critical(built, name, critical, level, kind)
+    if events and len(at) != 1:
+        raise ConfigError(f"--at: the one value of {name} at which the data sets of --events were made is needed")
+    with study_plan(console, workers, store) as plan:
+        settings = ToySettings(n, seed, plan, pool_choice(pool))
+        if events:
+            found = [coverage_of_files(built, name, events, truths[0], settings, threshold, kind, level)]
+        else:
+            found = list(coverage_study(built, name, settings, truths, threshold, kind, level))
+    for p in found:
+        console.print(
+            f"{name} = {p.truth[name]:.5g}: {100 * p.coverage:.2f} % covered, [{100 * p.low:.2f}, {100 * p.high:.2f}]; "
+            f"critical value {p.critical:.4f}, toys {p.n_toys}, without valid fits {p.n_failed}"
+        )
+    write_record(record, {"record": "Coverage", "format": FORMAT, "points": [p.to_dict() for p in found]})
+    return 0
+
+
+def discovery(
+    model: ModelArgument,
+    data: DataOption,
+    poi: PoiOption = None,
+    n: Annotated[int, typer.Option("--toys", "-n", min=0, help="Background-only toys; 0 for none.")] = 0,
+    seed: SeedOption = 0,
+    workers: WorkersOption = 1,
+    store: StoreOption = None,
+    pool: PoolOption = "auto",
+    nominal: NominalOption = None,
+    template_path: FolderOption = None,
+    template: TemplateOption = None,
+    index: IndexOption = None,
+    drop_outside: DropOption = False,
+    allow_uncertified: CertifiedOption = False,
+    record: JsonOption = None,
+) -> int:
+    """Test the background-only hypothesis on the data.
+
+    Exit code 1 if a fit failed.
+    """
+    built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
+    name = default_poi(built.parameters) if poi is None else poi
+    console = console_for(record)
+    with study_plan(console, workers, store) as plan:
+        found = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
+    console.print(f"q0 = {_text(found.q0)}, p0 = {_text(found.p0)}, Z = {_text(found.z0)} (asymptotic)")
+    if found.p0_toys is not None:
+        console.print(f"p0 = {found.p0_toys:.5g} [{found.p0_low:.5g}, {found.p0_high:.5g}] from {found.n_toys} toys")
+    write_record(record, found.to_dict())
+    return 0 if found.success else 1

@@ -1,0 +1,1 @@
+"""Statistical models out of configuration files, alea's among them."""

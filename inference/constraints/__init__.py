@@ -1,0 +1,1 @@
+"""What other measurements say of the parameters: ancillary terms."""

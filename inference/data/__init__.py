@@ -1,0 +1,1 @@
+"""Data sets: events and ancillary centres, in memory and in files."""

@@ -1,0 +1,1 @@
+"""Test statistics, critical values of large samples, intervals and limits."""

@@ -1,0 +1,1 @@
+"""The extended likelihood of several science runs, with its derivatives."""

@@ -1,0 +1,1 @@
+"""Pools of events with their densities expanded once, from which toys are drawn."""

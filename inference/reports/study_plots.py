@@ -1,0 +1,143 @@
+"""Figures of studies with toys: critical values, distributions of the statistic, sensitivity bands."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import special
+
+from inference.intervals.asymptotics import TWO_SIDED
+from inference.intervals.confidence import STATISTIC
+from inference.reports.plots import COLOURS, DATA
+from inference.results import ProfileCurve
+from inference.studies.counting import quantile
+from inference.studies.neyman import NeymanInterval
+from inference.studies.sensitivity import SensitivityBand, ToyLimits
+from inference.studies.toy_pairs import ToyPairs
+from surrogate.errors import DataError
+
+#: The colours of the one- and two-sigma bands that the field is used to.
+GREEN, YELLOW = "#00CC00", "#FFDD00"
+
+#: How the statistics are written (arXiv:1007.1727).
+SYMBOLS = {
+    "t_mu": r"$t_\mu$",
+    "t_mu_tilde": r"$\tilde{t}_\mu$",
+    "q_mu": r"$q_\mu$",
+    "q_mu_tilde": r"$\tilde{q}_\mu$",
+    "q0": "$q_0$",
+    "l_mu": r"$l_\mu$",
+}
+
+
+def _label(parameter: str) -> str:
+    return parameter.replace("_", " ")
+
+
+def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = None) -> Figure:
+    """Draw c(mu) from toys with its smooth curve, the asymptotic value, and t(mu) of the data where it is given."""
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    grid, value = np.array(found.grid), np.array(found.critical)
+    spread = [value - np.array(found.critical_low), np.array(found.critical_high) - value]
+    axes.errorbar(grid, value, yerr=spread, fmt="o", ms=4, color=COLOURS[4], label="toys")
+    smooth, error = np.array(found.smooth), np.array(found.smooth_error)
+    axes.plot(found.fine, smooth, color=COLOURS[4], lw=1.5)
+    axes.fill_between(found.fine, smooth - error, smooth + error, color=COLOURS[4], alpha=0.2, lw=0)
+    level = found.interval.confidence_level
+    asymptotic = float(special.chdtri(1, 1 - level if found.interval.kind in TWO_SIDED else 2 - 2 * level))
+    axes.axhline(asymptotic, color=COLOURS[7], ls="--", lw=1, label=f"asymptotic {asymptotic:.3f}")
+    if curve is not None:
+        points = [(x, t) for x, t in zip(curve.grid, curve.t, strict=True) if t is not None]
+        axes.plot(*zip(*points, strict=True), color=DATA, lw=1.5, label="t of the data")
+    for end in (found.interval.lower, found.interval.upper):
+        if end.value is not None:
+            axes.axvline(end.value, color=COLOURS[5], lw=1, ls=":", label=f"limit {end.value:.4g}")
+    axes.set_xlabel(_label(found.interval.parameter))
+    axes.set_ylabel(f"{100 * level:.3g} % critical value")
+    axes.set_xlim(grid[0], grid[-1])
+    axes.set_ylim(0, 1.5 * max(asymptotic, float(value.max())))
+    axes.legend(frameon=False)
+    return figure
+
+
+def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_tilde", most: int = 6) -> Figure:
+    """Draw the survival function of the statistic at some grid points, its critical values, and the asymptotic law.
+
+    Parameters
+    ----------
+    pairs
+        Toys with their fits.
+    cl
+        The level at which critical values are read off.
+    statistic
+        Which one.
+    most
+        Most grid points drawn, evenly chosen.
+
+    Raises
+    ------
+    DataError
+        If there are no valid fits.
+    """
+    samples = pairs.statistics(statistic)
+    if not any(np.isfinite(t).any() for t in samples):
+        raise DataError("there are no toys with valid fits to draw")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int))
+    for k, g in enumerate(chosen):
+        # Toys without valid fits count as infinite, as they do for the critical values.
+        t = np.sort(np.nan_to_num(samples[g], nan=np.inf))
+        survival = 1 - np.arange(len(t)) / len(t)
+        critical = quantile(samples[g], cl).value
+        colour, label = COLOURS[k % len(COLOURS)], f"{pairs.tested[g]:.4g}: {critical:.3g}"
+        axes.step(t[np.isfinite(t)], survival[np.isfinite(t)], where="post", color=colour, label=label)
+        axes.plot([critical], [1 - cl], ls="", marker="o", ms=4, color=colour)
+    x = np.linspace(0, 12, 400)
+    tails = 1.0 if statistic in (STATISTIC[kind] for kind in TWO_SIDED) else 0.5
+    axes.plot(x, tails * special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
+    axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
+    axes.set_yscale("log")
+    axes.set_xlim(0, 8)
+    axes.set_ylim(1e-3, 1)
+    axes.set_xlabel(SYMBOLS.get(statistic, statistic))
+    axes.set_ylabel("fraction of toys above")
+    axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
+    return figure
+
+
+def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
+    """Draw the distribution of the limits of toys, with the median and the one- and two-sigma intervals.
+
+    Raises
+    ------
+    DataError
+        If no toy has a limit.
+    """
+    values = limits.ends(band.end)
+    finite = values[np.isfinite(values) & (values > 0)]
+    if not len(finite):
+        raise DataError(f"no toy has a {band.end} limit, there is nothing to draw")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    edges = np.geomspace(finite.min(), finite.max(), 41)
+    for sigma, colour in ((2.0, YELLOW), (1.0, GREEN)):
+        low, high = (
+            band_value(band, -sigma),
+            min(float(np.nan_to_num(band_value(band, sigma), nan=np.inf)), float(edges[-1])),
+        )
+        axes.axvspan(low, high, color=colour, lw=0, label=rf"$\pm {sigma:.0f}\sigma$")
+    axes.hist(finite, edges.tolist(), histtype="step", color=DATA, lw=1.4)
+    axes.axvline(band_value(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {band_value(band, 0.0):.4g}")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {_label(band.parameter)}")
+    axes.set_ylabel(f"toys of {band.n_toys}")
+    axes.legend(frameon=False)
+    return figure
+
+
+def band_value(band: SensitivityBand, sigma: float) -> float:
+    """Return a quantile of a band, by its position in standard deviations; NaN where it is infinite."""
+    value = band.values[band.sigmas.index(sigma)]
+    return np.nan if value is None else value

@@ -1,0 +1,1 @@
+"""What many toys say: critical values, power, sensitivity, discovery, coverage."""

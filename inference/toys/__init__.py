@@ -1,0 +1,1 @@
+"""Toy data sets, drawn by number, and their fits."""
