@@ -166,7 +166,7 @@ def test_a_checkpoint_with_the_energy_among_its_parameters_is_folded(tmp_path: P
             "of its recorded events come from energies outside",
         ),
         ({"basis": {**BASIS, "run": "sr7"}, "spectrum": LINE}, "unknown run 'sr7'; did you mean 'sr0'"),
-        ({"basis": {**BASIS, "fil": 1}, "spectrum": LINE}, r"wimp\.basis\.fil = 1: unknown key 'fil'; did you mean 'file'"),
+        ({"basis": {**BASIS, "fil": 1}, "spectrum": LINE}, r"basis\.fil = 1: unknown key 'fil'; did you mean 'file'"),
         (
             {"basis": {**BASIS, "light_yield": "ly_median.csv"}, "spectrum": LINE},
             r"light_yield: 'ly_median.csv' was found",
