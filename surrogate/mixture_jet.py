@@ -210,11 +210,11 @@ def _component_derivatives(u: Tensor, location: Tensor, rate: Tensor, bend: floa
     d, e = u - location, 1.0 - location
     z, b, c = (_bent(x * rate, bend) for x in (d, e, location))
     total = b.value + c.value if bend else rate
+    gap = 1.0 / torch.expm1(total)
     value = 2.0 * logsigmoid(z.value) - z.value - logsigmoid(b.value) - logsigmoid(c.value)
-    value = value + z.log_slope - torch.log(-torch.expm1(-total) / rate)
+    value = value + z.log_slope + torch.log((1.0 + gap) * rate)
     share, rest_b, rest_c = torch.sigmoid(z.value), torch.sigmoid(-b.value), torch.sigmoid(-c.value)
-    phi, gap = 1.0 - 2.0 * share, 1.0 / torch.expm1(total)
-    close = 0.25 / torch.sinh(0.5 * total).square()  # -d gap/d total
+    phi, close = 1.0 - 2.0 * share, gap * (1.0 + gap)  # the latter is -d gap/d total
     h1 = phi * z.first + z.log1
     h2 = phi * z.second - 2.0 * share * (1.0 - share) * z.first**2 + z.log2
     b1, c1 = (rest_b + gap) * b.first, (rest_c + gap) * c.first
