@@ -100,11 +100,11 @@ def limit(
         str, typer.Option(help="Critical values: 'asymptotic', 'toys', or the store of a neyman study.")
     ] = "asymptotic",
     cls: Annotated[bool, typer.Option("--cls", help="Set an upper limit by CLs, asymptotically or with toys.")] = False,
-    toys: ToysOption = 2000,
-    seed: SeedOption = 0,
-    workers: WorkersOption = 1,
+    toys: ToysOption = NeymanOptions.n_toys,
+    seed: SeedOption = NeymanOptions.seed,
+    workers: WorkersOption = NeymanOptions.workers,
     store: StoreOption = None,
-    pool: PoolOption = "auto",
+    pool: PoolOption = NeymanOptions.pool,
     record: JsonOption = None,
 ) -> int:
     """Set a limit or an interval on the parameter of interest.
