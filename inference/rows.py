@@ -1,10 +1,11 @@
-"""Records of tensors whose first dimension is the row: taking rows out and putting rows in."""
+"""Records of tensors whose first dimension is the row: taking rows out and putting rows in; items laid out in rows."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 R = TypeVar("R")
@@ -19,6 +20,12 @@ def put_rows(record: R, index: Tensor, other: R) -> R:
     """Return the record with the rows ``index`` replaced by those of another."""
     parts = {f.name: (getattr(record, f.name), getattr(other, f.name)) for f in fields(record)}  # type: ignore[arg-type]
     return type(record)(**{name: _put(mine, theirs, index) for name, (mine, theirs) in parts.items()})
+
+
+def row_and_place(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row of each of sum(counts) consecutive items, ``counts`` (T,) of them in each, and its place there."""
+    row = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    return row, torch.arange(len(row), device=counts.device) - (counts.cumsum(0) - counts)[row]
 
 
 def _taken(part: Any, index: Tensor) -> Any:

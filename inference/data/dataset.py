@@ -17,6 +17,7 @@ from torch import Tensor
 from inference.constraints.gaussian import Constraint
 from inference.data.event_checks import inside_region, require_finite
 from inference.parameters import ParameterSet
+from inference.rows import row_and_place
 from inference.science_run import ScienceRun
 from surrogate.errors import ConfigError, DataError, unknown_name
 from surrogate.observables import ObservableSpace
@@ -239,8 +240,7 @@ def padded(x: Tensor, counts: Tensor, fill: Tensor, weights: Tensor | None = Non
     """
     n_rows = len(counts)
     longest = max(1, int(counts.max())) if n_rows else 1
-    row = torch.repeat_interleave(torch.arange(n_rows, device=x.device), counts)
-    column = torch.arange(len(x), device=x.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    row, column = row_and_place(counts)
     laid = fill.to(x).expand(n_rows, longest, -1).clone()
     laid[row, column] = x
     weight = x.new_zeros(n_rows, longest)

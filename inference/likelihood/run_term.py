@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.data.dataset import padded
 from inference.likelihood.event_density import EventDensity, EventJet, bind, per_row
 from inference.likelihood.rate_term import RateJets, RateTerm
 from inference.likelihood.source_group import group_sources
@@ -59,13 +60,9 @@ def merge_bins(binning: Binning, x: Tensor, weights: Tensor) -> tuple[Tensor, Te
     content = x.new_zeros(len(occupied)).index_add_(0, inverse, weights[used])
     row, bins = occupied // binning.n_bins, occupied % binning.n_bins
     counts = torch.bincount(row, minlength=n_rows)
-    column = torch.arange(len(occupied), device=x.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    longest = max(1, int(counts.max())) if n_rows else 1
     low, high = (edge.to(x.device) for edge in binning.corners)
-    centres = (0.5 * (low[0] + high[0])).expand(n_rows, longest, -1).clone()
-    contents = x.new_zeros(n_rows, longest)
-    centres[row, column] = 0.5 * (low[bins] + high[bins])
-    contents[row, column] = content
+    middle = 0.5 * (low + high)
+    centres, contents = padded(middle[bins], counts, middle[0], content)
     constant = content * binning.volumes.to(x.device)[bins].log() - torch.lgamma(content + 1)
     return centres, contents, x.new_zeros(n_rows).index_add_(0, row, constant)
 

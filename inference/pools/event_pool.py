@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -116,6 +116,23 @@ def moved_run(run: ScienceRun, device: torch.device) -> ScienceRun:
         else:
             sources.append(c)
     return replace(run, sources=tuple(sources))
+
+
+def laid_out(chosen: Sequence[Tensor], rows: Sequence[Tensor], n_rows: int) -> tuple[Tensor, Tensor]:
+    """Return which events make up data sets (T, N), and their weights, zero on the padding.
+
+    Parameters
+    ----------
+    chosen, rows
+        For each source the events picked, and the data set of each.
+    n_rows
+        T.
+    """
+    row = torch.cat(list(rows))
+    order = torch.argsort(row, stable=True)
+    counts = torch.bincount(row, minlength=n_rows)
+    position, weights = padded(torch.cat(list(chosen))[order].unsqueeze(-1), counts, torch.zeros(1))
+    return position[..., 0], weights.to(torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,9 +252,7 @@ class EventPool:
         rows = [torch.repeat_interleave(torch.arange(len(index)), n) for n in counts.T]
         probability = self._probabilities(run, values)
         chosen = [self._choose(run, c, probability, index, row, seed) for c, row in enumerate(rows)]
-        order = torch.argsort(torch.cat(rows), stable=True)
-        position, weights = padded(torch.cat(chosen)[order].unsqueeze(-1), counts.sum(dim=-1), torch.zeros(1))
-        return position[..., 0], weights.to(torch.float64)
+        return laid_out(chosen, rows, len(index))
 
     def _choose(self, run: ScienceRun, c: int, probability: Tensor, index: Tensor, row: Tensor, seed: int) -> Tensor:
         """Return an event of source c from the pool for each entry of ``row`` (n,), the toys that they belong to."""

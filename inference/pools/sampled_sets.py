@@ -19,16 +19,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.data.dataset import DataBatch, padded
+from inference.data.dataset import DataBatch
 from inference.expansion.build import expandable
 from inference.expansion.density import ScoreDensity
 from inference.likelihood.event_density import EventDensity
 from inference.likelihood.extended import Likelihood
 from inference.likelihood.run_term import RunTerm
 from inference.parameters import ParameterSet
-from inference.pools.event_pool import EventPool, RunPool
+from inference.pools.event_pool import EventPool, RunPool, laid_out
 from inference.pools.given_events import CHUNK, expanded_events
 from inference.pools.weights import calibrated
+from inference.rows import row_and_place
 from inference.science_run import ScienceRun
 from inference.toys.draws import throw_centres
 from inference.toys.philox import poisson_counts, stream_of, uniforms
@@ -102,22 +103,17 @@ class SampledSets:
     def _lay_out(self, run: ScienceRun, index: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Return which events make up the data sets (T, N), and their weights, zero on the padding."""
         events, chosen, rows = self.events[run.name], [], []
-        totals = torch.zeros(len(index), dtype=torch.long)
         for c, name in enumerate(run.source_names):
             u = uniforms(seed, index, stream_of("sample counts", run.name, name), 0)[:, 0]
             counts = poisson_counts(u, self.expected[run.name][c].expand(len(index)))
-            row = torch.repeat_interleave(torch.arange(len(index)), counts)
-            number = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+            row, number = row_and_place(counts)
             u = uniforms(seed, index[row], stream_of("sample", run.name, name), number)[:, 0]
             part = events.part(c)
             cumulative = self.weights[run.name][part].cumsum(0)
             place = torch.searchsorted(cumulative, u * cumulative[-1]) if len(row) else row
             chosen.append(part.start + place.clamp(max=part.stop - part.start - 1))
             rows.append(row)
-            totals += counts
-        order = torch.argsort(torch.cat(rows), stable=True)
-        position, weights = padded(torch.cat(chosen)[order].unsqueeze(-1), totals, torch.zeros(1))
-        return position[..., 0], weights.to(torch.float64)
+        return laid_out(chosen, rows, len(index))
 
 
 def sampled_sets(pool: EventPool, samples: Samples, values: Tensor, most: float, least: int = 2000) -> SampledSets:

@@ -22,6 +22,7 @@ from torch import Tensor
 from inference.constraints.ancillary import AncillaryTerm
 from inference.data.dataset import DataBatch, centre_of, padded
 from inference.parameters import ParameterSet
+from inference.rows import row_and_place
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
 from inference.toys.philox import check_seed, poisson_counts, stream_of, uniforms
 from surrogate.binning import Binning
@@ -185,8 +186,7 @@ def _draw_run(
     counts = draw_counts(parameters, run, values, index, seed)
     events, rows, labels = [], [], []
     for c, source in enumerate(run.sources):
-        row = torch.repeat_interleave(torch.arange(len(index), device=values.device), counts[:, c])
-        number = torch.arange(len(row), device=values.device) - (counts[:, c].cumsum(0) - counts[:, c])[row]
+        row, number = row_and_place(counts[:, c])
         events.append(_draw_events(run, source, theta_of(parameters, source, values), index, row, number, seed))
         rows.append(row)
         labels.append(torch.full_like(row, c))
