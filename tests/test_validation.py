@@ -19,7 +19,7 @@ from surrogate.flow_config import FlowConfig
 from surrogate.flow_source import FlowSource
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
-from training.advice import CURES
+from training.advice import CURES, advice
 from training.criteria import Criterion, Thresholds, rms_beyond_noise
 from training.event_set import BlockCounts, UnitEvents
 from training.history import Check, History
@@ -80,10 +80,10 @@ def sample(truth):
     return sample_of(truth, 40_000, seed=7)
 
 
-def checkpoint(path, surrogate: ConditionalFlow, shift: float = 0.0):
+def checkpoint(path, surrogate: ConditionalFlow, shift: float = 0.0, held_out: dict[str, float] | None = None):
     blocks = counts(2000, seed=3, shift=shift)
     acceptance = fit_acceptance(NUISANCES, blocks.theta, blocks.n_generated, blocks.n_accepted, degree=1)
-    save_checkpoint(path, FlowSource(surrogate, acceptance, 1000.0), {"name": "toy", "metrics": {"held_out_nll": None}})
+    save_checkpoint(path, FlowSource(surrogate, acceptance, 1000.0), {"name": "toy", "metrics": held_out or {}})
     return path
 
 
@@ -298,6 +298,25 @@ def test_a_criterion_is_undecided_where_its_error_is_large():
     assert Criterion("auc", 0.5, 0.008, 0.505).verdict == "undecided"
     assert Criterion("auc", 0.5, 0.001, 0.4999).bluntness == math.inf
     assert Criterion.from_dict(blunt.to_dict()) == blunt
+
+
+def test_overfitting_is_judged_by_the_errors_of_both_samples(tmp_path, truth, sample):
+    """The held-out NLL of a training fluctuates by its own error, however many fresh events there are."""
+    right, few = mean_nll(truth, sample.events).value, 0.05
+    path = checkpoint(tmp_path / "few_held_out", truth, held_out={"held_out_nll": right - few, "held_out_error": few})
+    record, measured = validate(path, sample, FEW, EFFORT)
+    criterion = record.criteria[0]
+    assert (criterion.name, criterion.verdict) == ("overfit", "undecided")
+    assert criterion.error == pytest.approx(math.hypot(measured.nll.error, few))
+    assert "held out too few events (error 0.05)" in record.advice[0]
+    raised = re.search(r"--threshold overfit=([\d.]+)", record.advice[0])
+    assert dataclasses.replace(criterion, threshold=float(raised[1])).passed
+
+
+def test_advice_counts_only_the_error_that_fresh_events_lower():
+    criterion = Criterion("overfit", 0.0, math.hypot(0.03, 0.01), 0.01)
+    # 0.03^2 n / N + 0.01^2 = 0.015^2
+    assert "give about 720" in advice([criterion], 100, held_out_error=0.01)[0]
 
 
 def test_every_criterion_has_a_cure():

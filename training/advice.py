@@ -26,7 +26,7 @@ CURES = {
 """Usual cause and cure by criterion; ``score_bias_worst`` has that of ``score_bias``."""
 
 
-def advice(criteria: Sequence[Criterion], n_events: int) -> list[str]:
+def advice(criteria: Sequence[Criterion], n_events: int, held_out_error: float = 0.0) -> list[str]:
     """Return a line for each criterion that fails, and one for all that are undecided.
 
     Parameters
@@ -35,14 +35,28 @@ def advice(criteria: Sequence[Criterion], n_events: int) -> list[str]:
         The criteria of a validation.
     n_events
         Its fresh events.
+    held_out_error
+        Error of the held-out NLL of the training, which no number of fresh events lowers.
     """
     lines = [f"{c.name}: {CURES[c.name.removesuffix('_worst')]}" for c in criteria if c.verdict == "fails"]
-    undecided = [c for c in criteria if c.verdict == "undecided"]
-    if undecided:
-        needed = n_events * (max(c.bluntness for c in undecided) / BLUNT) ** 2
-        names = ", ".join(c.name for c in undecided)
-        lines.append(f"{names}: {n_events:,} fresh events decide nothing; give about {_rounded(needed):,}")
+    fixed = {"overfit": held_out_error}
+    needed = {c.name: _needed(c, n_events, fixed.get(c.name, 0.0)) for c in criteria if c.verdict == "undecided"}
+    decidable = {name: number for name, number in needed.items() if number < math.inf}
+    if decidable:
+        number = _rounded(max(decidable.values()))
+        lines.append(f"{', '.join(decidable)}: {n_events:,} fresh events decide nothing; give about {number:,}")
+    if needed.get("overfit") == math.inf:
+        lines.append(
+            f"overfit: the training held out too few events (error {held_out_error:.2g}) to decide it; train with a "
+            f"larger data.validation_fraction, or --threshold overfit={1.1 * held_out_error:.2g}"
+        )
     return lines + _fewer_events(criteria)
+
+
+def _needed(criterion: Criterion, n_events: int, fixed: float) -> float:
+    """Return how many fresh events bring the error, but for a fixed part of it, to what decides."""
+    largest = BLUNT * criterion.error / criterion.bluntness
+    return n_events * (criterion.error**2 - fixed**2) / (largest**2 - fixed**2) if largest > fixed else math.inf
 
 
 def _fewer_events(criteria: Sequence[Criterion]) -> list[str]:

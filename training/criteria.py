@@ -35,7 +35,7 @@ class Thresholds:
     Attributes
     ----------
     overfit
-        Held-out minus training NLL, in nats per event.
+        NLL of fresh events minus that of the events held out of the training, in nats per event.
     normalisation
         |1 - integral of the density| over the region of interest.
     score_bias

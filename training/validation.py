@@ -7,6 +7,8 @@ into the checkpoint; limits set with a surrogate that failed, or was never valid
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,8 +152,8 @@ def validate(
     source = load_checkpoint(checkpoint, dtype=torch.float32)
     record = read_record(checkpoint)
     measured = measure(source, sample, effort)
-    training_nll = record["metadata"].get("metrics", {}).get("held_out_nll")
-    criteria = judge(measured, thresholds, training_nll)
+    held_out = held_out_result(record["metadata"].get("metrics", {}))
+    criteria = judge(measured, thresholds, held_out)
     passed = all(c.passed for c in criteria)
     outcome = ValidationRecord(
         str(checkpoint),
@@ -159,8 +161,8 @@ def validate(
         tuple(criteria),
         sample.events.size,
         int(sample.blocks.n_generated.sum()),
-        tuple(advice(criteria, sample.events.size)),
-        _metrics(measured, training_nll),
+        tuple(advice(criteria, sample.events.size, held_out.error if held_out else 0.0)),
+        _metrics(measured, held_out),
     )
     metrics = outcome.metrics | {
         "criteria": [c.to_dict() for c in criteria],
@@ -204,13 +206,19 @@ def measure(source: FlowSource | EnsembleSource, sample: FreshSample, effort: Ef
     )
 
 
-def judge(measured: Measurements, thresholds: Thresholds, training_nll: float | None) -> list[Criterion]:
+def held_out_result(metrics: Mapping[str, Any]) -> NllResult | None:
+    """Return the held-out NLL that a training recorded, with its error; None if it recorded none."""
+    value, error = metrics.get("held_out_nll"), metrics.get("held_out_error")
+    return None if value is None or error is None else NllResult(value, error)
+
+
+def judge(measured: Measurements, thresholds: Thresholds, held_out: NllResult | None) -> list[Criterion]:
     """Hold the measurements against the thresholds."""
     t, score, worst = thresholds, measured.score, max(measured.classifier.slices, key=lambda s: s[1] - 3 * s[2])
     criteria = []
-    if training_nll is not None:
-        gap = measured.nll.value - training_nll
-        criteria.append(Criterion("overfit", gap, 2**0.5 * measured.nll.error, t.overfit))
+    if held_out is not None:
+        gap, error = measured.nll.value - held_out.value, math.hypot(measured.nll.error, held_out.error)
+        criteria.append(Criterion("overfit", gap, error, t.overfit))
     worst_integral = max(abs(integral - 1) for integral in measured.integrals)
     criteria.append(Criterion("normalisation", worst_integral, 0.0, t.normalisation))
     if score.bias.shape[-1]:
@@ -231,13 +239,13 @@ def judge(measured: Measurements, thresholds: Thresholds, training_nll: float | 
     return criteria
 
 
-def _metrics(measured: Measurements, training_nll: float | None) -> dict[str, Any]:
+def _metrics(measured: Measurements, held_out: NllResult | None) -> dict[str, Any]:
     """Return everything measured as plain data, arrays summarised."""
     smallest = min(measured.projections, key=lambda p: p.p_value)
     rate = measured.rate
     return {
         "nll": measured.nll._asdict(),
-        "nll_held_out_in_training": training_nll,
+        "nll_held_out_in_training": None if held_out is None else held_out._asdict(),
         "integrals": measured.integrals,
         "score_bias": measured.score.bias.tolist(),
         "score_bias_error": measured.score.error.tolist(),
