@@ -217,8 +217,8 @@ def judge(measured: Measurements, thresholds: Thresholds, held_out: NllResult | 
     t, score, worst = thresholds, measured.score, max(measured.classifier.slices, key=lambda s: s[1] - 3 * s[2])
     criteria = []
     if held_out is not None:
-        gap, error = measured.nll.value - held_out.value, math.hypot(measured.nll.error, held_out.error)
-        criteria.append(Criterion("overfit", gap, error, t.overfit))
+        gap, gap_error = measured.nll.value - held_out.value, math.hypot(measured.nll.error, held_out.error)
+        criteria.append(Criterion("overfit", gap, gap_error, t.overfit))
     worst_integral = max(abs(integral - 1) for integral in measured.integrals)
     criteria.append(Criterion("normalisation", worst_integral, 0.0, t.normalisation))
     if score.bias.shape[-1]:
