@@ -68,7 +68,7 @@ def test_chunks_cover_what_is_missing_exactly_once(n_points, n_toys, size, first
     assert covered.max() <= 1
 
 
-def test_the_first_chunks_are_small():
+def test_the_first_chunks_of_a_study_are_small_and_the_others_as_large_as_asked_for():
     sizes = [c.size for c in make_chunks(1, 2000, 500)]
     assert sizes == [50, 50, 100, 200, 400, 500, 500, 200]
     resumed = make_chunks(1, 3000, 500, [Chunk(0, 0, 2000)])
@@ -80,6 +80,9 @@ def test_the_first_chunks_are_small():
         (2400, 400),
         (2800, 200),
     ]
+    several = [(c.point, c.first, c.size) for c in make_chunks(3, 300, 200)]
+    first, others = [(0, 50, 50), (0, 100, 100), (0, 200, 100)], [(1, 200, 100), (2, 200, 100)]
+    assert several == [(0, 0, 50), (1, 0, 200), (2, 0, 200), *first, *others]
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])

@@ -26,7 +26,8 @@ from surrogate.memory import keep_freed_memory
 Work = Callable[[Chunk], Columns]
 Progress = Callable[[int, int], None]
 
-#: Toys of the first chunk of a point; each of the next ones has as many as were made before it, to the size asked for.
+#: Toys of the first chunk of a study; each of the next ones of its point has as many as were made before it, to the size
+#: asked for. Other points have that size at once: a chunk costs more than its toys do.
 FIRST_CHUNK = 50
 
 
@@ -45,8 +46,8 @@ def make_chunks(n_points: int, n_toys: int, size: int, stored: Iterable[Chunk] =
     Returns
     -------
     tuple of Chunk
-        All points advance together, so that an unfinished study has toys everywhere. The first chunks are small, so
-        that one soon knows how long the study will take.
+        All points advance together, so that an unfinished study has toys everywhere. The first chunks of the first
+        point are small, so that one soon knows how long the study will take.
 
     Raises
     ------
@@ -61,16 +62,16 @@ def make_chunks(n_points: int, n_toys: int, size: int, stored: Iterable[Chunk] =
         ranges = sorted((c.first, c.first + c.size) for c in stored if c.point == point)
         start = 0
         for first, last in [*ranges, (n_toys, n_toys)]:
-            chunks += _portions(point, start, min(first, n_toys), size)
+            chunks += _portions(point, start, min(first, n_toys), size, size if chunks else FIRST_CHUNK)
             start = max(start, last)
     return tuple(sorted(chunks, key=lambda c: (c.first, c.point)))
 
 
-def _portions(point: int, start: int, stop: int, size: int) -> Iterator[Chunk]:
-    """Yield the chunks of toys ``start`` .. ``stop`` - 1 of a point."""
+def _portions(point: int, start: int, stop: int, size: int, least: int) -> Iterator[Chunk]:
+    """Yield the chunks of toys ``start`` .. ``stop`` - 1 of a point, from the least size to the largest."""
     k = start
     while k < stop:
-        chunk = Chunk(point, k, min(size, max(FIRST_CHUNK, k - start), stop - k))
+        chunk = Chunk(point, k, min(size, max(least, k - start), stop - k))
         yield chunk
         k += chunk.size
 
