@@ -26,8 +26,8 @@ from surrogate.memory import keep_freed_memory
 Work = Callable[[Chunk], Columns]
 Progress = Callable[[int, int], None]
 
-#: Toys of the first chunk of a study; each of the next ones of its point has as many as were made before it, to the size
-#: asked for. Other points have that size at once: a chunk costs more than its toys do.
+#: Toys of the first chunk of a study; each of the next ones of its point has as many as were made before it, to the
+#: size asked for. Other points have that size at once: a chunk costs more than its toys do.
 FIRST_CHUNK = 50
 
 
