@@ -24,44 +24,51 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
-class MaskedBlock(NamedTuple):
-    """One residual block: [C_j, bias, U_j] (H, F + 1 + H) and [bias, V_j] (H, 1 + H)."""
+class Affine(NamedTuple):
+    """A matrix (rows, columns) and a bias (rows, 1)."""
 
-    first: Tensor
-    second: Tensor
+    matrix: Tensor
+    bias: Tensor
+
+
+class MaskedBlock(NamedTuple):
+    """One residual block: [C_j, U_j] (H, F + H) and V_j (H, H), with their biases."""
+
+    first: Affine
+    second: Affine
 
 
 @dataclass(frozen=True)
 class MaskedWeights:
-    """All weights of a network with H hidden units in G degrees, sorted by degree, each bias a column of its matrix.
+    """All weights of a network with H hidden units in G degrees, sorted by degree.
 
     Attributes
     ----------
     ends
         (G,) how many units have at most each degree.
     inputs
-        [bias, W] (H, 1 + D).
+        [W, bias] (H, D + 1).
     context
-        [C, bias] (H, F + 1); F = 0 without context.
+        C (H, F) and its bias; F = 0 without context.
     blocks
         The residual blocks.
     outputs
-        [bias, R] (D P, 1 + H), P rows for each of the D coordinates; those of coordinate d see ends[d] units.
+        R (D P, H) and its bias, P rows for each of the D coordinates; those of coordinate d see ends[d] units.
     activation
         A key of :data:`ACTIVATIONS`.
     """
 
     ends: tuple[int, ...]
     inputs: Tensor
-    context: Tensor
+    context: Affine
     blocks: tuple[MaskedBlock, ...]
-    outputs: Tensor
+    outputs: Affine
     activation: str
 
     @property
     def n_features(self) -> int:
         """Number F of context features."""
-        return self.context.shape[1] - 1
+        return self.context.matrix.shape[1]
 
 
 ALL = slice(None)
@@ -84,33 +91,33 @@ def masked_weights(made: Any, dim: int, activation: str, like: Tensor) -> Masked
     degrees = made.initial_layer.degrees
     order = torch.argsort(degrees, stable=True)
     ends = tuple(int((degrees <= degree).sum()) for degree in range(1, dim + 1))
-    final = _layer(made.final_layer, ALL, order, like)
-    context = like.new_zeros(len(order), 1)
+    unwanted = len(made.final_layer.bias) // (dim + 1)
+    context = Affine(like.new_zeros(len(order), 0), like.new_zeros(len(order), 1))
     if hasattr(made, "context_layer"):
-        context = _layer(made.context_layer, order, ALL, like).roll(-1, dims=1).contiguous()
+        context = _affine(made.context_layer, order, ALL, like)
     return MaskedWeights(
         ends,
-        _layer(made.initial_layer, order, slice(1, None), like),
+        torch.cat(_affine(made.initial_layer, order, slice(1, None), like), dim=1),
         context,
         tuple(_block(block, order, like) for block in made.blocks),
-        final[len(final) // (dim + 1) :].contiguous(),
+        _affine(made.final_layer, slice(unwanted, None), order, like),
         activation,
     )
 
 
 def _block(block: Any, order: Tensor, like: Tensor) -> MaskedBlock:
-    first, second = (_layer(linear, order, order, like) for linear in block.linear_layers)
-    if not hasattr(block, "context_layer"):
-        return MaskedBlock(first, second)
-    context = _layer(block.context_layer, order, ALL, like)
-    first[:, 0] += context[:, 0]
-    return MaskedBlock(torch.cat([context[:, 1:], first], dim=1), second)
+    first, second = (_affine(linear, order, order, like) for linear in block.linear_layers)
+    if hasattr(block, "context_layer"):
+        context = _affine(block.context_layer, order, ALL, like)
+        first = Affine(torch.cat([context.matrix, first.matrix], dim=1), context.bias + first.bias)
+    return MaskedBlock(first, second)
 
 
-def _layer(linear: Any, rows: Tensor | slice, columns: Tensor | slice, like: Tensor) -> Tensor:
-    """Return [bias, weights] of some rows and columns of a linear layer, masked where it has a mask."""
+def _affine(linear: Any, rows: Tensor | slice, columns: Tensor | slice, like: Tensor) -> Affine:
+    """Return some rows and columns of a linear layer, masked where it has a mask."""
     weight = linear.weight * linear.mask if hasattr(linear, "mask") else linear.weight
-    return torch.cat([linear.bias.detach()[rows, None], weight.detach()[rows][:, columns]], dim=1).to(like)
+    matrix, bias = weight.detach()[rows][:, columns], linear.bias.detach()[rows, None]
+    return Affine(matrix.to(like).contiguous(), bias.to(like).contiguous())
 
 
 class Activation(NamedTuple):
@@ -173,28 +180,24 @@ class _Layer:
     """
 
     def __init__(self, matrix: Tensor, rows: Sequence[int], units: Sequence[int]) -> None:
-        self._matrix, self._units = matrix, units
+        self._matrix = matrix
         self._rows = list(pairwise((0, *rows)))
+        self._ends = [matrix.shape[1] - units[-1] + end for end in units]
 
     def forward(self, x: Tensor, out: Tensor) -> list[_Product]:
         """Return the products that add up to matrix @ x."""
-        columns = pairwise((0, *self._ends(self._matrix)))
+        columns = pairwise((0, *self._ends))
         return [
             _Product(self._matrix[first:, lo:hi], x[lo:hi], out[first:])
             for (first, _), (lo, hi) in zip(self._rows, columns, strict=True)
         ]
 
     def backward(self, x: Tensor, out: Tensor) -> list[_Product]:
-        """Return those that add up to matrix.T @ x, without its first rows where ``out`` has fewer."""
-        matrix = self._matrix[:, -len(out) :]
+        """Return those that add up to matrix.T @ x."""
         return [
-            _Product(matrix[lo:hi, :end].T, x[lo:hi], out[:end])
-            for (lo, hi), end in zip(self._rows, self._ends(matrix), strict=True)
+            _Product(self._matrix[lo:hi, :end].T, x[lo:hi], out[:end])
+            for (lo, hi), end in zip(self._rows, self._ends, strict=True)
         ]
-
-    def _ends(self, matrix: Tensor) -> list[int]:
-        """Return where the columns of each degree end."""
-        return [matrix.shape[1] - self._units[-1] + end for end in self._units]
 
 
 class MaskedNetwork:
@@ -209,8 +212,8 @@ class MaskedNetwork:
 
     Notes
     -----
-    All products are between views of one workspace, laid out once. A row of ones under the context and above the units
-    carries the biases.
+    All products are between views of one workspace, laid out once. The features lie above the units that are active,
+    for both to be multiplied at once.
     """
 
     def __init__(self, weights: MaskedWeights, n: int) -> None:
@@ -218,23 +221,20 @@ class MaskedNetwork:
         self._act = ACTIVATIONS[weights.activation]
         units, dim, features = weights.ends[-1], weights.inputs.shape[1] - 1, weights.n_features
         like, blocks, ends = weights.inputs, weights.blocks, weights.ends
-        self._inputs = like.new_ones(1 + dim, n)
-        self._features = like.new_ones(features + 1 + units, n)
-        self._active = self._features[features + 1 :]
+        self._inputs = like.new_ones(dim + 1, n)
+        self._known = like.new_empty(features + units, n)
+        self._active = self._known[features:]
         self._context, self._gradient, self._one = (like.new_empty(units, n) for _ in range(3))
-        self._two = like.new_empty(features + 1 + units, n)
-        self._slope = like.new_empty(features, n)
+        self._two = like.new_empty(features + units, n)
         self._inner = [like.new_empty(units, n) for _ in blocks]
-        self._last = like.new_ones(1 + units, n)
-        self._hidden = [*(like.new_empty(units, n) for _ in blocks), self._last[1:]]
-        self._raw = like.new_empty(len(weights.outputs), n)
-        first, second = ([_Layer(matrix, ends, ends) for matrix in part] for part in zip(*blocks, strict=True))
-        share = len(weights.outputs) // dim
-        final = _Layer(weights.outputs, [share * (d + 1) for d in range(dim)], ends)
-        plain = self._features[features:]
-        self._first = [layer.forward(self._features, i) for layer, i in zip(first, self._inner, strict=True)]
-        self._second = [layer.forward(plain, h) for layer, h in zip(second, self._hidden[1:], strict=True)]
-        self._final = final.forward(self._last, self._raw)
+        self._hidden = [like.new_empty(units, n) for _ in (*blocks, None)]
+        self._raw = like.new_empty(len(weights.outputs.matrix), n)
+        first, second = ([_Layer(affine.matrix, ends, ends) for affine in part] for part in zip(*blocks, strict=True))
+        share = len(self._raw) // dim
+        final = _Layer(weights.outputs.matrix, [share * (d + 1) for d in range(dim)], ends)
+        self._first = [layer.forward(self._known, i) for layer, i in zip(first, self._inner, strict=True)]
+        self._second = [layer.forward(self._active, h) for layer, h in zip(second, self._hidden[1:], strict=True)]
+        self._final = final.forward(self._hidden[-1], self._raw)
         self._first_back = [layer.backward(self._one, self._two) for layer in first]
         self._second_back = [layer.backward(self._gradient, self._one) for layer in second]
         self._final_back = final.backward(self._raw, self._gradient)
@@ -242,37 +242,38 @@ class MaskedNetwork:
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Return the raw parameters (D P, n) for x (D, n) and context features (F, n), in a buffer of this object."""
         weights, features = self._weights, self._weights.n_features
-        self._inputs[1:] = x
+        self._inputs[:-1] = x
         hidden = self._hidden[0]
         if features:
-            self._features[:features] = context
-            torch.mm(weights.context, self._features[: features + 1], out=self._context)
-            self._act.forward(self._context, hidden).addmm_(weights.inputs, self._inputs)
+            self._known[:features] = context
+            self._context.copy_(weights.context.bias).addmm_(weights.context.matrix, self._known[:features])
+            self._act.forward(self._context, hidden)
         else:
-            torch.mm(weights.inputs, self._inputs, out=hidden)
-        steps = zip(self._first, self._second, self._inner, self._hidden[1:], strict=True)
-        for first, second, inner, above in steps:
+            hidden.zero_()
+        hidden.addmm_(weights.inputs, self._inputs)
+        steps = zip(weights.blocks, self._first, self._second, self._inner, self._hidden[1:], strict=True)
+        for block, first, second, inner, above in steps:
             self._act.forward(hidden, self._active)
-            _add(first, inner.zero_())
+            _add(first, inner.copy_(block.first.bias))
             self._act.forward(inner, self._active)
-            _add(second, above.copy_(hidden))
+            _add(second, torch.add(hidden, block.second.bias, out=above))
             hidden = above
-        return _add(self._final, self._raw.zero_())
+        return _add(self._final, self._raw.copy_(weights.outputs.bias))
 
     def context_gradient(self) -> Tensor:
         """Return the gradient (F, n) in the context of a function whose slopes in the outputs stand in their place."""
         weights, features = self._weights, self._weights.n_features
+        total, beyond = self._two[:features].zero_(), self._two[features:]
         if not features:
-            return self._slope
-        total = self._slope.zero_()
+            return total
         _add(self._final_back, self._gradient.zero_())
         for j in reversed(range(len(weights.blocks))):
             _add(self._second_back[j], self._one.zero_())
             self._act.backward(self._one, self._inner[j])
-            _add(self._first_back[j], self._two.zero_())
-            total.add_(self._two[:features])
-            self._gradient.add_(self._act.backward(self._two[features + 1 :], self._hidden[j]))
-        return total.addmm_(weights.context[:, :features].T, self._act.backward(self._gradient, self._context))
+            beyond.zero_()
+            _add(self._first_back[j], self._two)
+            self._gradient.add_(self._act.backward(beyond, self._hidden[j]))
+        return total.addmm_(weights.context.matrix.T, self._act.backward(self._gradient, self._context))
 
 
 def _add(products: list[_Product], start: Tensor) -> Tensor:
