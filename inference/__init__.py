@@ -13,12 +13,14 @@ from inference.intervals.confidence import confidence_interval
 from inference.likelihood.extended import Likelihood
 from inference.model import StatisticalModel
 from inference.parameters import Parameter, ParameterSet
+from inference.pools.choice import PoolChoice
 from inference.profiles.profile import profile_curve, profile_errors
 from inference.results import FitResult, Interval, ProfileCurve
 from inference.science_run import RunSource, ScienceRun
 from inference.studies.neyman import neyman_interval, profiled_points
-from inference.studies.study import StudyPlan
+from inference.studies.study import ProcessExecutor, StudyPlan
 from inference.studies.toy_pairs import run_pairs
+from inference.toy_studies import ToySettings
 from inference.toys.draws import draw_toys
 
 __all__ = [
@@ -34,11 +36,14 @@ __all__ = [
     "Parameter",
     "ParameterSet",
     "PoissonConstraint",
+    "PoolChoice",
+    "ProcessExecutor",
     "ProfileCurve",
     "RunSource",
     "ScienceRun",
     "StatisticalModel",
     "StudyPlan",
+    "ToySettings",
     "UniformConstraint",
     "confidence_interval",
     "draw_toys",

@@ -19,6 +19,7 @@ from inference.data.files import write_toys
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.profiles.crossing_records import Critical
 from inference.results import IntervalEnd
+from inference.toy_studies import ToyAnalysis
 from inference.toys.draws import draw_toys
 from inference.toys.toy_tables import toy_tables
 from surrogate.errors import ConfigError, unknown_name
@@ -63,8 +64,11 @@ def model_text(model: Analysis) -> str:
     return "\n".join([*lines, "", str(model.parameters)])
 
 
-class StatisticalModel(Analysis):
-    """A statistical model; see :class:`Analysis` for what it consists of and for methods that return records."""
+class StatisticalModel(ToyAnalysis):
+    """A statistical model; see :class:`inference.analysis.Analysis` for what it consists of.
+
+    The methods of that and of :class:`inference.toy_studies.ToyAnalysis` return records.
+    """
 
     def __repr__(self) -> str:
         """Return the model as text."""

@@ -263,6 +263,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "configuration",
         "reports.projections",
         "analysis",
+        "toy_studies",
         "reports.cls_study",
         "model",
         "reports.plots",

@@ -11,15 +11,22 @@ import pytest
 import torch
 from counting_models import counting, counts
 from scipy import optimize, stats
+from test_expansion import flow_model
 
 import xeflow
 from inference.constraints.gaussian import GaussianConstraint
+from inference.expansion.build import ExpansionOptions
 from inference.intervals.confidence import confidence_interval
 from inference.likelihood.extended import Likelihood
-from inference.reports.cls_study import CLsLimit
+from inference.model import StatisticalModel
+from inference.pools.builder import PoolOptions
+from inference.pools.choice import PoolChoice
+from inference.reports.cls_study import CLsLimit, cls_study
 from inference.results import Interval
 from inference.studies.cls import asymptotic_cls_critical, cls_limit, cls_point
-from inference.studies.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_toys
+from inference.studies.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_points
+from inference.studies.toy_pairs import run_pairs
+from inference.toy_studies import ToySettings
 from surrogate.errors import ConfigError, DataError
 
 
@@ -73,13 +80,29 @@ def test_toys_give_the_limit_of_a_counting_experiment(n: int) -> None:
     """P(N <= n | mu + b) / P(N <= n | b) = 0.1; without events that is at -ln 0.1 for any b."""
     likelihood = Likelihood(*counting(1.0), counts([n]))
     exact = optimize.brentq(lambda mu: stats.poisson.cdf(n, 1 + mu) / stats.poisson.cdf(n, 1) - 0.1, 0.1, 20.0)
-    pairs = cls_toys(likelihood, "mu", [exact * f for f in (0.8, 0.95, 1.1, 1.25)], 8000, seed=3)
-    points = cls_from_toys(likelihood, pairs)
-    value, error = cls_limit(points)
+    points, tested = cls_points(likelihood, "mu", [exact * f for f in (0.8, 0.95, 1.1, 1.25)])
+    pairs = run_pairs(likelihood.parameters, likelihood.runs, "mu", points, 8000, 3, tested)
+    value, error = cls_limit(cls_from_toys(likelihood, pairs))
     assert value == pytest.approx(exact, abs=4 * error)
     assert error < 0.1 * exact
     with pytest.raises(ConfigError, match="above 0"):
-        cls_toys(likelihood, "mu", [0.0, 1.0], 10)
+        cls_points(likelihood, "mu", [0.0, 1.0])
+
+
+def test_toys_come_from_a_pool_where_that_pays() -> None:
+    """CLs of toys with expanded densities is that of exact ones, within the errors of their numbers."""
+    model = StatisticalModel(*flow_model())
+    model.data = model.generate_data(seed=4, mu=0.0)
+    accuracy = ExpansionOptions(tolerance=0.02, held_out=16)
+    pools = PoolChoice(options=PoolOptions(oversampling=8.0, least=1500, seed=4, accuracy=accuracy))
+    quick, exact = (cls_study(model, "mu", None, ToySettings(100, 1, pools=p), 2) for p in (pools, None))
+    assert exact.n_expanded == 0
+    assert exact.expansion_error is None
+    assert quick.n_expanded > 380
+    assert quick.expansion_error is not None
+    assert quick.expansion_error < 0.05
+    for one, other in zip(quick.points, exact.points, strict=True):
+        assert one.value == pytest.approx(other.value, abs=4 * math.hypot(one.error, other.error))
 
 
 def test_nuisances_are_profiled_and_bad_input_is_refused() -> None:

@@ -15,8 +15,8 @@ import yaml
 
 from inference import StatisticalModel
 from inference.data.files import as_mapping, write_toys
-from inference.reports.study_report import discovery_study
 from inference.results import FitResult, Interval
+from inference.toy_studies import ToySettings
 from surrogate.acceptance import fit_acceptance
 from surrogate.checkpoint import save_checkpoint, write_certificate
 from surrogate.errors import CheckpointError, ConfigError, DataError, RangeError, UncertifiedError
@@ -519,6 +519,20 @@ def test_limits_need_certificates(tmp_path: Path) -> None:
     with pytest.raises(UncertifiedError, match=r"no valid certificate: sr1/wimp .*--allow-uncertified"):
         model.confidence_interval(POI)
     with pytest.raises(UncertifiedError, match="no valid certificate"):
-        discovery_study(model, POI)
+        model.discovery(POI)
     model.allow_uncertified = True
     assert model.confidence_interval(POI)[1] > 0
+
+
+def test_toys_are_asked_of_the_model_itself(tmp_path: Path) -> None:
+    """With the model's own level and kind where nothing else is said, as for its limits."""
+    model = StatisticalModel.from_config(model_files.write_model(tmp_path))
+    model.data = model_files.data()
+    model.confidence_level, model.confidence_interval_kind = 0.8, "upper"
+    few = ToySettings(40, seed=2)
+    found, limit = model.neyman(POI, few, grid=[0.0, 2.0, 8.0]), model.interval(POI)
+    assert (found.interval.kind, found.interval.confidence_level) == (limit.kind, 0.8) == ("upper", 0.8)
+    assert found.n_toys == (40, 40, 40)
+    band = model.sensitivity(POI, few)
+    assert (band.kind, band.n_toys) == ("upper", 40)
+    assert model.discovery(POI, few).p0_toys == pytest.approx(model.discovery(POI).p0, abs=0.3)

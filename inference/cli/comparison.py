@@ -14,6 +14,7 @@ from inference.cli.options import (
     DataOption,
     FolderOption,
     JsonOption,
+    KindOption,
     LevelOption,
     NominalOption,
     OutputOption,
@@ -25,7 +26,6 @@ from inference.cli.options import (
     name_numbers,
     write_record,
 )
-from inference.intervals.asymptotics import IntervalKind
 from inference.reports.comparison import ModelComparison, compare_models
 from inference.reports.comparison_plots import plot_comparison
 from inference.reports.plots import save_figure
@@ -39,7 +39,7 @@ def compare(
     output: OutputOption = Path("runs/compare"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: Annotated[IntervalKind | None, typer.Option(help="central, upper or lower.")] = None,
+    kind: KindOption = None,
     hold: SetOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,

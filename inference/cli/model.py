@@ -16,6 +16,7 @@ from inference.cli.options import (
     FolderOption,
     IndexOption,
     JsonOption,
+    KindOption,
     LevelOption,
     ModelArgument,
     NominalOption,
@@ -34,7 +35,6 @@ from inference.cli.options import (
     write_record,
 )
 from inference.configuration.alea import inspect_alea
-from inference.intervals.asymptotics import IntervalKind
 from inference.reports.report import ReportFiles, fit_report, limit_report
 from inference.reports.summary import summary_text
 from surrogate.errors import ConfigError
@@ -88,7 +88,7 @@ def limit(
     output: OutputOption = Path("runs/limit"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: Annotated[IntervalKind | None, typer.Option(help="central, unified (the same), upper or lower.")] = None,
+    kind: KindOption = None,
     hold: SetOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
@@ -119,11 +119,10 @@ def limit(
     if critical != "asymptotic":
         if hold:
             raise ConfigError("--set: parameters cannot be held in a Neyman construction; change the model instead")
-        chosen = kind or built.confidence_interval_kind
-        options = NeymanOptions(poi, confidence_level, chosen, toys, seed, workers, store, pool=pool)
+        options = NeymanOptions(poi, confidence_level, kind, toys, seed, workers, store, pool=pool)
         if critical == "toys":
             return (cls_with_toys if cls else limit_with_toys)(built, options, output, record)
-        if options != NeymanOptions(poi, confidence_level, chosen):
+        if options != NeymanOptions(poi, confidence_level, kind):
             raise ConfigError(
                 f"--critical {critical} takes toys made before; --toys, --seed, --workers, --store and --pool are for "
                 "--critical toys"

@@ -37,12 +37,14 @@ from inference.cli.options import (
     write_record,
 )
 from inference.intervals.asymptotics import IntervalKind
-from inference.reports.cls_study import cls_study
+from inference.reports.cls_study import CLsLimit, cls_study
 from inference.reports.report import default_poi
-from inference.reports.study_report import ToySettings, neyman_study, stored_pairs, write_neyman
+from inference.reports.study_report import stored_pairs, write_neyman
 from inference.reports.summary import interval_lines
 from inference.studies.neyman import NeymanInterval, neyman_interval
+from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs
+from inference.toy_studies import ToySettings, neyman_study
 from surrogate.errors import ConfigError, unknown_name
 
 #: Where the nuisances of toys can be.
@@ -69,7 +71,7 @@ class NeymanOptions:
 
     poi: str | None
     confidence_level: float | None
-    kind: IntervalKind
+    kind: IntervalKind | None
     n_toys: int = 2000
     seed: int = 0
     workers: int = 1
@@ -78,6 +80,10 @@ class NeymanOptions:
     points: int = 12
     nuisances: str = "profiled"
     pool: str = "auto"
+
+    def toys(self, plan: StudyPlan) -> ToySettings:
+        """Return the settings of the toys."""
+        return ToySettings(self.n_toys, self.seed, plan, pool_choice(self.pool))
 
 
 def _grid(words: Sequence[float] | None, points: int) -> list[float] | None:
@@ -98,12 +104,21 @@ def _construct(built: Analysis, options: NeymanOptions, console: Console) -> tup
         return neyman_study(
             built,
             default_poi(built.parameters) if options.poi is None else options.poi,
-            ToySettings(options.n_toys, options.seed, plan, pool_choice(options.pool)),
+            options.toys(plan),
             _grid(options.within, options.points),
             options.points,
             NUISANCES[options.nuisances],
             options.kind,
             options.confidence_level,
+        )
+
+
+def _print_expansion(found: NeymanInterval | CLsLimit, console: Console) -> None:
+    """Say what toys from a pool rest on."""
+    if found.expansion_error is not None:
+        console.print(
+            f"densities expanded in the nuisances: {found.n_expanded} toys exact where these matter; the others were "
+            f"made exact everywhere, which changed -2 ln Lambda by at most {found.expansion_error:.2g}"
         )
 
 
@@ -117,11 +132,7 @@ def _report(
     errors = [f"{end} +- {error:.2g}" for end, error in ends if error is not None]
     console.print(f"errors of the ends from the number of toys: {', '.join(errors) or 'none'}")
     console.print(f"toys {sum(found.n_toys)}, fits repeated {found.n_refits}, without valid fits {sum(found.n_failed)}")
-    if found.expansion_error is not None:
-        console.print(
-            f"densities expanded in the nuisances: {found.n_expanded} toys exact where these matter; the others were "
-            f"made exact everywhere, which changed -2 ln Lambda by at most {found.expansion_error:.2g}"
-        )
+    _print_expansion(found, console)
     if not found.within_grid:
         console.print("a limit lies beyond the points at which toys were made; widen the range of the grid")
     for remark in found.interval.remarks:
@@ -144,12 +155,13 @@ def cls_with_toys(built: Analysis, options: NeymanOptions, output: Path, record:
     console = console_for(record)
     name = default_poi(built.parameters) if options.poi is None else options.poi
     with study_plan(console, options.workers, options.store) as plan:
-        found = cls_study(built, name, options.confidence_level, options.n_toys, options.seed, plan, options.points)
+        found = cls_study(built, name, options.confidence_level, options.toys(plan), options.points)
     level = f"{100 * found.confidence_level:g} %"
     for p in found.points:
         console.print(f"{name} = {p.mu:.5g}: CLs {p.value:.4g} +- {p.error:.2g}")
     console.print(f"{level} CLs upper limit on {name}: {found.value:.6g} +- {found.error:.2g}")
     console.print(f"asymptotically {found.asymptotic.upper.value:.6g}; toys without valid fits {found.n_failed}")
+    _print_expansion(found, console)
     output.mkdir(parents=True, exist_ok=True)
     found.save(output / "cls.json")
     console.print(f"record    {output / 'cls.json'}")
@@ -162,7 +174,7 @@ def limit_from_store(built: Analysis, store: Path, options: NeymanOptions, outpu
     built.require_certified()
     pairs = stored_pairs(built, options.poi or default_poi(built.parameters), store)
     level = built.confidence_level if options.confidence_level is None else options.confidence_level
-    found = neyman_interval(built.likelihood, pairs, level, options.kind)
+    found = neyman_interval(built.likelihood, pairs, level, options.kind or built.confidence_interval_kind)
     return _report(built, found, pairs, output, record, console_for(record))
 
 
@@ -172,7 +184,7 @@ def neyman(
     output: OutputOption = Path("runs/neyman"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: KindOption = "central",
+    kind: KindOption = None,
     toys: ToysOption = NeymanOptions.n_toys,
     points: Annotated[int, typer.Option(help="Grid points of the parameter of interest.")] = NeymanOptions.points,
     within: Annotated[

@@ -52,7 +52,9 @@ JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", hel
 
 PoiOption = Annotated[str | None, typer.Option(help="Parameter of interest; the only unconstrained rate if left out.")]
 LevelOption = Annotated[float | None, typer.Option(help="Such as 0.9, the default of models.")]
-KindOption = Annotated[IntervalKind, typer.Option(help="central, unified (the same), upper or lower.")]
+KindOption = Annotated[
+    IntervalKind | None, typer.Option(help="central, unified (the same), upper or lower; the model's if left out.")
+]
 ToysOption = Annotated[int, typer.Option("--toys", "-n", min=1, help="Toys per point.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Toy k of a seed is the same in any run, on any machine.")]
 WorkersOption = Annotated[int, typer.Option(min=1, help="Processes.")]

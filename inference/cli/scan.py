@@ -17,6 +17,7 @@ from inference.cli.options import (
     FolderOption,
     IndexOption,
     JsonOption,
+    KindOption,
     LevelOption,
     ModelArgument,
     NominalOption,
@@ -33,7 +34,6 @@ from inference.cli.options import (
     study_plan,
     write_record,
 )
-from inference.intervals.asymptotics import IntervalKind
 from inference.reports.report import default_poi
 from inference.reports.scan import ScanSettings, limit_scan
 from inference.reports.scan_report import scan_text, write_scan
@@ -69,7 +69,7 @@ def scan(
     output: OutputOption = Path("runs/scan"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: Annotated[IntervalKind | None, typer.Option(help="central, unified (the same), upper or lower.")] = None,
+    kind: KindOption = None,
     critical_toys: Annotated[
         int, typer.Option(min=0, help="Toys at each point of a Neyman construction; asymptotic critical values if 0.")
     ] = 0,

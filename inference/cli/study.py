@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from inference.analysis import Analysis
 from inference.cli.options import (
     CertifiedOption,
     DataOption,
@@ -37,16 +38,12 @@ from inference.cli.options import (
     write_record,
 )
 from inference.data.files import write_toys
+from inference.intervals.asymptotics import IntervalKind
 from inference.record import FORMAT
 from inference.reports.coverage_study import coverage_of_files, coverage_study
 from inference.reports.report import default_poi
-from inference.reports.study_report import (
-    ToySettings,
-    discovery_study,
-    sensitivity_study,
-    stored_critical,
-    write_sensitivity,
-)
+from inference.reports.study_report import stored_critical, write_sensitivity
+from inference.toy_studies import ToySettings, discovery_study, sensitivity_study
 from inference.toys.draws import draw_toys
 from inference.toys.toy_tables import toy_tables
 from surrogate.errors import ConfigError
@@ -85,7 +82,7 @@ def sensitivity(
     output: OutputOption = Path("runs/sensitivity"),
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: KindOption = "central",
+    kind: KindOption = None,
     n: ToysOption = 1000,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,
@@ -103,7 +100,7 @@ def sensitivity(
     built = model_without_data(model, template_path, template, nominal, allow_uncertified)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
-    level = built.confidence_level if confidence_level is None else confidence_level
+    level, kind = _level_and_kind(built, confidence_level, kind)
     threshold = stored_critical(built, name, critical, level, kind)
     with study_plan(console, workers, store) as plan:
         truth = name_numbers(at, "--set")
@@ -121,6 +118,14 @@ def sensitivity(
     return 0 if band.n_failed == 0 else 1
 
 
+def _level_and_kind(
+    built: Analysis, confidence_level: float | None, kind: IntervalKind | None
+) -> tuple[float, IntervalKind]:
+    """Return what intervals are set with: the model's where nothing is said."""
+    level = built.confidence_level if confidence_level is None else confidence_level
+    return level, kind or built.confidence_interval_kind
+
+
 def _text(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.5g}"
 
@@ -130,7 +135,7 @@ def coverage(
     at: Annotated[list[float], typer.Option(help="True values of the parameter of interest; may be repeated.")],
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
-    kind: KindOption = "central",
+    kind: KindOption = None,
     n: ToysOption = 1000,
     seed: SeedOption = 1,
     workers: WorkersOption = 1,
@@ -154,7 +159,7 @@ def coverage(
     built = model_without_data(model, template_path, template, nominal, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
-    level = built.confidence_level if confidence_level is None else confidence_level
+    level, kind = _level_and_kind(built, confidence_level, kind)
     truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
     threshold = stored_critical(built, name, critical, level, kind)
     if events and len(at) != 1:

@@ -11,8 +11,8 @@ from inference.analysis import Analysis
 from inference.record import Record
 from inference.results import Interval
 from inference.studies.cls import CLsPoint, cls_limit
-from inference.studies.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_toys
-from inference.studies.study import StudyPlan
+from inference.studies.cls_limits import asymptotic_cls_curve, cls_from_toys, cls_points
+from inference.toy_studies import ToySettings
 from surrogate.errors import DataError
 
 #: Grid of the toys, in asymptotic limits.
@@ -58,6 +58,8 @@ class CLsLimit(Record):
         Toys without valid fits, and fits to toys that were repeated.
     seed
         Of the toys.
+    n_expanded, expansion_error
+        As for :class:`inference.studies.neyman.NeymanInterval`.
     """
 
     parameter: str
@@ -69,15 +71,15 @@ class CLsLimit(Record):
     n_failed: int
     n_refits: int
     seed: int
+    n_expanded: int = 0
+    expansion_error: float | None = None
 
 
 def cls_study(
     analysis: Analysis,
     poi: str,
     confidence_level: float | None = None,
-    n_toys: int = 2000,
-    seed: int = 0,
-    plan: StudyPlan | None = None,
+    settings: ToySettings | None = None,
     n_points: int = 12,
 ) -> CLsLimit:
     """Make toys with and without signal around the asymptotic CLs limit, and set the limit with them.
@@ -91,9 +93,19 @@ def cls_study(
     if rough.upper.value is None:
         raise DataError(f"the asymptotic CLs limit on {poi} does not exist ({rough.upper.status}): no place for toys")
     grid = (rough.upper.value * np.linspace(*WITHIN, n_points)).tolist()
-    pairs = cls_toys(analysis.likelihood, poi, grid, n_toys, seed, plan)
+    pairs = (settings or ToySettings()).pairs(analysis, poi, *cls_points(analysis.likelihood, poi, grid))
     points = cls_from_toys(analysis.likelihood, pairs)
     value, error = cls_limit(points, rough.confidence_level)
     return CLsLimit(
-        poi, rough.confidence_level, value, error, points, rough, pairs.n_failed, pairs.n_refits, pairs.seed
+        poi,
+        rough.confidence_level,
+        value,
+        error,
+        points,
+        rough,
+        pairs.n_failed,
+        pairs.n_refits,
+        pairs.seed,
+        pairs.n_expanded,
+        pairs.expansion_error,
     )

@@ -15,9 +15,9 @@ from inference.data.dataset import data_batch
 from inference.data.files import read_all_tables
 from inference.data.input import ANCILLARY, as_dataset
 from inference.intervals.asymptotics import IntervalKind, critical_value
-from inference.reports.study_report import ToySettings
 from inference.studies.coverage import CoveragePoint, coverage, coverage_of_data
 from inference.studies.critical_values import CriticalCurve
+from inference.toy_studies import ToySettings
 from inference.toys.draws import throw_centres
 
 

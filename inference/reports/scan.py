@@ -16,7 +16,6 @@ from inference.intervals.confidence import STATISTIC
 from inference.pools.choice import PoolChoice
 from inference.pools.event_pool import EventPool
 from inference.record import Record
-from inference.reports.study_report import automatic_grid
 from inference.results import Interval
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.discovery import discovery, scan_statistics
@@ -33,6 +32,7 @@ from inference.studies.power_constraint import (
 from inference.studies.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs, run_pairs
+from inference.toy_studies import automatic_grid
 from surrogate.errors import ConfigError
 
 #: Where the power of a discovery is measured: so many signal strengths, up to so many median background-only limits.

@@ -18,8 +18,7 @@ from inference.intervals.statistics import Statistic, evaluate
 from inference.likelihood.extended import Likelihood
 from inference.studies.cls import CLsPoint, asymptotic_cls_critical, cls_point
 from inference.studies.neyman import profiled_points
-from inference.studies.study import StudyPlan
-from inference.studies.toy_pairs import ToyPairs, run_pairs
+from inference.studies.toy_pairs import ToyPairs
 from inference.toys.asimov import asimov_data
 from surrogate.errors import ConfigError, DataError
 
@@ -95,15 +94,8 @@ def asymptotic_cls_curve(
     return AsymptoticCLs(asimov, fit_batch(asimov, held, None, null.values), poi, cl, held)
 
 
-def cls_toys(
-    likelihood: Likelihood,
-    poi: str,
-    grid: Sequence[float],
-    n_toys: int,
-    seed: int = 0,
-    plan: StudyPlan | None = None,
-) -> ToyPairs:
-    """Make toys at each grid point, and as many without signal tested there.
+def cls_points(likelihood: Likelihood, poi: str, grid: Sequence[float]) -> tuple[Tensor, list[float]]:
+    """Return where toys of CLs are made and tested: at each grid point, then as many without signal, tested there.
 
     Parameters
     ----------
@@ -112,9 +104,12 @@ def cls_toys(
     poi
         The parameter of interest.
     grid
-        Its values, increasing and positive; the first half of the points of the toys.
-    n_toys, seed, plan
-        Toys per point, and who makes them.
+        Its values, increasing and positive.
+
+    Returns
+    -------
+    tuple
+        True parameters (2 G, P), and where the parameter of interest is tested (2 G,).
 
     Raises
     ------
@@ -127,12 +122,11 @@ def cls_toys(
         raise ConfigError(f"grid of {poi}: CLs needs values above 0, got {list(grid)}")
     signal = profiled_points(likelihood, poi, grid)
     background = profiled_points(likelihood, poi, [0.0]).expand_as(signal)
-    points, tested = torch.cat([signal, background]), [*grid, *grid]
-    return run_pairs(likelihood.parameters, likelihood.runs, poi, points, n_toys, seed, tested, plan)
+    return torch.cat([signal, background]), [*grid, *grid]
 
 
 def cls_from_toys(likelihood: Likelihood, pairs: ToyPairs) -> tuple[CLsPoint, ...]:
-    """Return CLs of the data at every grid point of :func:`cls_toys`.
+    """Return CLs of the data from toys made at :func:`cls_points`, at every grid point.
 
     Raises
     ------

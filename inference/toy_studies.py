@@ -1,0 +1,212 @@
+"""Studies with toys from start to end: choose the points, make the toys, evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from inference.analysis import Analysis
+from inference.intervals.asymptotics import IntervalKind, critical_value
+from inference.intervals.confidence import search_range
+from inference.pools.choice import PoolChoice
+from inference.pools.event_pool import EventPool
+from inference.results import Interval
+from inference.studies.critical_values import CriticalCurve, Smoothing
+from inference.studies.discovery import Discovery, discovery
+from inference.studies.neyman import NeymanInterval, neyman_interval, profiled_points, suggested_grid
+from inference.studies.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
+from inference.studies.study import StudyPlan
+from inference.studies.toy_pairs import ToyPairs, run_pairs
+from surrogate.errors import DataError
+
+
+@dataclass(frozen=True)
+class ToySettings:
+    """How many toys, of what seed, made how.
+
+    Attributes
+    ----------
+    n_toys
+        Toys per point.
+    seed
+        Of the study.
+    plan
+        Who works, and where the rows are stored.
+    pools
+        Where toys are taken from if that pays; drawn anew, and fitted with exact densities, if None.
+    """
+
+    n_toys: int = 2000
+    seed: int = 0
+    plan: StudyPlan = field(default_factory=StudyPlan)
+    pools: PoolChoice | None = field(default_factory=PoolChoice)
+
+    def pairs(self, analysis: Analysis, poi: str, points: Tensor, tested: Sequence[float] | None = None) -> ToyPairs:
+        """Make toys at some points (G, P) and fit each twice, once with ``poi`` held: at its truth, or as tested."""
+        model, pool = analysis, self.pool(analysis, points)
+        return run_pairs(model.parameters, model.runs, poi, points, self.n_toys, self.seed, tested, self.plan, pool)
+
+    def pool(self, analysis: Analysis, points: Tensor) -> EventPool | None:
+        """Return the pool from which toys at some points (G, P) are taken."""
+        return None if self.pools is None else self.pools.pool(analysis.parameters, analysis.runs, points, self.n_toys)
+
+
+def automatic_grid(analysis: Analysis, interval: Interval, n_points: int) -> list[float]:
+    """Return a grid from the lower search bound, or from below the asymptotic lower limit, to beyond the upper one.
+
+    Raises
+    ------
+    DataError
+        If the asymptotic interval has no upper end: the range must then be given.
+    """
+    name = interval.parameter
+    high = interval.upper.value
+    if high is None:
+        raise DataError(
+            f"the asymptotic interval on {name} has no upper end ({interval.upper.status}); say where toys are to be "
+            "made, as a range of the parameter"
+        )
+    bound, _ = search_range(analysis.likelihood, name)
+    low = interval.lower.value
+    if low is None:
+        low = max(bound, interval.best_fit.values[name] - (high - interval.best_fit.values[name]))
+    else:
+        low = max(bound, low - 0.5 * (high - low))
+    return suggested_grid(low, high, n_points)
+
+
+def neyman_study(
+    analysis: Analysis,
+    poi: str,
+    settings: ToySettings,
+    grid: Sequence[float] | None = None,
+    n_points: int = 12,
+    nuisances: Mapping[str, float] | None = None,
+    kind: IntervalKind | None = None,
+    cl: float | None = None,
+    smoothing: Smoothing = "spline",
+) -> tuple[NeymanInterval, ToyPairs]:
+    """Make a toy Neyman construction and set the interval on the data with it.
+
+    Parameters
+    ----------
+    analysis
+        The model with its data.
+    poi
+        The parameter of interest.
+    settings
+        The toys.
+    grid
+        Where toys are made; chosen around the asymptotic interval if None.
+    n_points
+        Number of points of a grid that is chosen.
+    nuisances
+        Where the nuisances of the toys are; at their conditional best fit to the data if None, nominal for those that
+        a mapping leaves out.
+    kind, cl
+        Of the interval; the model's where not given.
+    smoothing
+        How c(mu) is made of its values on the grid.
+
+    Raises
+    ------
+    DataError
+        If no grid can be chosen, a conditional fit fails, or the store holds another study.
+    """
+    level, kind = analysis.confidence_level if cl is None else cl, kind or analysis.confidence_interval_kind
+    asymptotic = analysis.interval(poi, level, kind if kind == "upper" else "central")
+    points = profiled_points(
+        analysis.likelihood, poi, grid or automatic_grid(analysis, asymptotic, n_points), nuisances
+    )
+    pairs = settings.pairs(analysis, poi, points)
+    return neyman_interval(analysis.likelihood, pairs, level, kind, smoothing), pairs
+
+
+def sensitivity_study(
+    analysis: Analysis,
+    poi: str,
+    settings: ToySettings,
+    truth: Mapping[str, float] | None = None,
+    critical: float | CriticalCurve | None = None,
+    kind: IntervalKind | None = None,
+    cl: float | None = None,
+) -> tuple[SensitivityBand, ToyLimits]:
+    """Return the band of the limits of background-only toys, and the limits.
+
+    Parameters
+    ----------
+    analysis
+        The model; its data are not looked at.
+    poi
+        The parameter of interest, zero in the toys unless ``truth`` says otherwise.
+    settings
+        The toys.
+    truth
+        True parameters; nominal where not given.
+    critical
+        Critical value or critical values from toys; asymptotic if None.
+    kind, cl
+        Of the limits; the model's where not given.
+
+    Raises
+    ------
+    UncertifiedError
+        If a surrogate has no valid certificate and that was not allowed.
+    """
+    analysis.require_certified()
+    level, kind = analysis.confidence_level if cl is None else cl, kind or analysis.confidence_interval_kind
+    points = analysis.parameters.vector({poi: 0.0, **(truth or {})})[None]
+    threshold = critical_value(level, kind) if critical is None else critical
+    s = settings
+    pool = s.pool(analysis, points)
+    limits = toy_limits(
+        analysis.parameters, analysis.runs, poi, points, s.n_toys, s.seed, threshold, level, kind, s.plan, pool
+    )
+    return sensitivity_band(limits, "lower" if kind == "lower" else "upper"), limits
+
+
+def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None = None) -> Discovery:
+    """Test the background-only hypothesis on the data: asymptotically, and with toys where settings are given.
+
+    Raises
+    ------
+    UncertifiedError
+        If a surrogate has no valid certificate and that was not allowed.
+    """
+    analysis.require_certified()
+    if settings is None:
+        return discovery(analysis.likelihood, poi)
+    toys = settings.pairs(analysis, poi, profiled_points(analysis.likelihood, poi, [0.0]))
+    return discovery(analysis.likelihood, poi, toys)
+
+
+class ToyAnalysis(Analysis):
+    """An analysis, and what toys say about it."""
+
+    def neyman(
+        self,
+        poi: str,
+        toys: ToySettings | None = None,
+        grid: Sequence[float] | None = None,
+        confidence_level: float | None = None,
+        kind: IntervalKind | None = None,
+    ) -> NeymanInterval:
+        """Return the interval on the data with critical values of toys; see :func:`neyman_study`."""
+        return neyman_study(self, poi, toys or ToySettings(), grid, kind=kind, cl=confidence_level)[0]
+
+    def sensitivity(
+        self,
+        poi: str,
+        toys: ToySettings | None = None,
+        truth: Mapping[str, float] | None = None,
+        confidence_level: float | None = None,
+        kind: IntervalKind | None = None,
+    ) -> SensitivityBand:
+        """Return the median limit of background-only toys and its bands; see :func:`sensitivity_study`."""
+        return sensitivity_study(self, poi, toys or ToySettings(), truth, kind=kind, cl=confidence_level)[0]
+
+    def discovery(self, poi: str, toys: ToySettings | None = None) -> Discovery:
+        """Return the test of the background-only hypothesis, asymptotic, and from toys where they are given."""
+        return discovery_study(self, poi, toys)
