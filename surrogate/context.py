@@ -2,15 +2,19 @@
 
 With t in [-1, 1] the standardised parameters and t_0 their nominal values, the features are
 
-    c = (t_1, ..., t_K, h(t_k), ...),    h(t) = sqrt((t - t_0)^2 + w^2),    w = 0.05,
+    c = a (t_1, ..., t_K, h(t_k), ...),    h(t) = sqrt((t - t_0)^2 + w^2),    w = 0.05,
 
 with one h for each parameter that is named as a kink. A response whose slope differs on the two sides of the nominal
 value, as that to a yield band with unequal half-widths, is linear in t and |t - t_0|; a small smooth network of t alone
 rounds the corner over a good part of the range. h is infinitely differentiable, so that the density stays so.
+
+A network starts, and is trained, with weights of about the same size for each of its inputs. A scale a < 1 therefore
+makes it vary the more slowly with theta the smaller a is.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,17 +44,22 @@ class ContextFeatures:
         The K parameters theta.
     kinks
         Names of those with a kink at their nominal value.
+    scale
+        a > 0.
 
     Raises
     ------
     ConfigError
-        For a name that is unknown or given twice.
+        For a name that is unknown or given twice, or a scale that is not positive.
     """
 
     nuisances: NuisanceSpace
     kinks: tuple[str, ...] = ()
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ConfigError(f"theta_scale = {self.scale} must be positive and finite; 1 changes nothing")
         for name in self.kinks:
             if name not in self.nuisances.names:
                 raise ConfigError(unknown_name("nuisance", name, self.nuisances.names, "kinks"))
@@ -70,17 +79,18 @@ class ContextFeatures:
     def values(self, theta: Tensor) -> Tensor:
         """Return c (*, F) for theta (*, K)."""
         t = self.nuisances.standardise(theta)
-        return torch.cat([t, smooth_kink(self._distance(t))[0]], dim=-1) if self.kinks else t
+        features = torch.cat([t, smooth_kink(self._distance(t))[0]], dim=-1) if self.kinks else t
+        return self.scale * features
 
     def derivatives(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first and second derivatives (*, F) of each feature in the parameter that owns it."""
         slope, curvature = self.nuisances.standardise_derivatives(theta)
-        if not self.kinks:
-            return slope, curvature
-        _, first, second = smooth_kink(self._distance(self.nuisances.standardise(theta)))
-        own, bend = (part[..., self._where] for part in (slope, curvature))
-        kink = (first * own, second * own.square() + first * bend)
-        return torch.cat([slope, kink[0]], dim=-1), torch.cat([curvature, kink[1]], dim=-1)
+        if self.kinks:
+            _, first, second = smooth_kink(self._distance(self.nuisances.standardise(theta)))
+            own, bend = (part[..., self._where] for part in (slope, curvature))
+            slope = torch.cat([slope, first * own], dim=-1)
+            curvature = torch.cat([curvature, second * own.square() + first * bend], dim=-1)
+        return self.scale * slope, self.scale * curvature
 
     def gather(self, by_feature: Tensor, dim: int) -> Tensor:
         """Return sums over the features of each parameter: F numbers along ``dim`` become K."""

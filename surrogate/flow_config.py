@@ -65,6 +65,9 @@ class FlowConfig:
     kinks
         Names of nuisance parameters in which the response has a kink at the nominal value; see
         :mod:`surrogate.context`.
+    theta_scale
+        Factor of the standardised parameters before the networks see them. Where guides leave little for them to learn
+        of theta, one below 1 makes them follow the noise of the events less closely.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class FlowConfig:
     guides: tuple[Guide, ...] = ()
     floor: float = 0.002
     kinks: tuple[str, ...] = ()
+    theta_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for key, value, known in (("family", self.family, FAMILIES), ("activation", self.activation, ACTIVATIONS)):
@@ -150,7 +154,7 @@ class FlowConfig:
 
     def features(self) -> ContextFeatures:
         """Return what the networks see of theta."""
-        return ContextFeatures(self.nuisances, self.kinks)
+        return ContextFeatures(self.nuisances, self.kinks, self.theta_scale)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data from which :meth:`from_dict` rebuilds the configuration."""
@@ -159,10 +163,11 @@ class FlowConfig:
         data["nuisances"] = self.nuisances.to_dict()
         data["ordering"] = list(self.ordering)
         data["guides"] = [guide_to_dict(g) for g in self.guides]
-        # absent where there are none, so that surrogates without kinks keep their identity and their certificate
         data["kinks"] = list(self.kinks)
-        if not self.kinks:
-            del data["kinks"]
+        # absent where they change nothing, so that surrogates from before there were any keep identity and certificate
+        for key, plain in (("kinks", []), ("theta_scale", 1.0)):
+            if data[key] == plain:
+                del data[key]
         return data
 
     @classmethod

@@ -29,21 +29,31 @@ def test_features_are_the_parameters_and_their_distance_from_nominal() -> None:
     assert float(FEATURES.values(NUISANCES.nominal())[3]) == pytest.approx(KINK_WIDTH)
 
 
-def test_derivatives_equal_autograd_and_gather_by_parameter() -> None:
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_derivatives_equal_autograd_and_gather_by_parameter(scale: float) -> None:
+    features = ContextFeatures(NUISANCES, KINKS, scale)
     theta = torch.cat([theta_points(NUISANCES, 20), NUISANCES.nominal()[None]]).requires_grad_(True)
-    values = FEATURES.values(theta)
-    slope, curvature = (part.detach() for part in FEATURES.derivatives(theta))
-    weights = torch.linspace(-1.0, 1.0, FEATURES.dim, dtype=torch.float64)
+    values = features.values(theta)
+    assert torch.equal(values, scale * FEATURES.values(theta))
+    slope, curvature = (part.detach() for part in features.derivatives(theta))
+    weights = torch.linspace(-1.0, 1.0, features.dim, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((values @ weights).sum(), theta, create_graph=True)
-    assert torch.allclose(FEATURES.gather(slope * weights, -1), gradient.detach(), rtol=1e-12)
+    assert torch.allclose(features.gather(slope * weights, -1), gradient.detach(), rtol=1e-12)
     (second,) = torch.autograd.grad(gradient.sum(), theta)
-    assert torch.allclose(FEATURES.gather((curvature * weights).T, 0).T, second, rtol=1e-10, atol=1e-12)
+    assert torch.allclose(features.gather((curvature * weights).T, 0).T, second, rtol=1e-10, atol=1e-12)
 
 
-def test_an_architecture_without_kinks_is_written_as_before_there_were_any() -> None:
+def test_an_architecture_without_kinks_and_scale_is_written_as_before_there_were_any() -> None:
     config = FlowConfig(OBSERVABLES, NUISANCES)
-    assert "kinks" not in config.to_dict()
-    assert FlowConfig.from_dict(replace(config, kinks=KINKS).to_dict()).kinks == KINKS
+    assert not {"kinks", "theta_scale"} & config.to_dict().keys()
+    for changed in (replace(config, kinks=KINKS), replace(config, theta_scale=0.3)):
+        assert FlowConfig.from_dict(changed.to_dict()) == changed
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_scale_that_is_not_positive_is_refused(scale: float) -> None:
+    with pytest.raises(ConfigError, match=r"theta_scale = .* must be positive and finite"):
+        FlowConfig(OBSERVABLES, NUISANCES, theta_scale=scale)
 
 
 def test_unknown_and_repeated_names_are_refused() -> None:

@@ -25,7 +25,7 @@ CONFIGS = {
     "tanh": replace(BASE, activation="tanh", ordering=("drift_time", "cs2", "cs1")),
     "spline": replace(BASE, family="spline_autoregressive", layers=2),
     "coupling": replace(BASE, family="spline_coupling", layers=3),
-    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS, theta_scale=0.5),
     "three layers with counts": replace(BASE, observables=HITS, layers=3, kinks=KINKS),
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(DISC.observables[:1])),
     "coupling with kinks": replace(BASE, family="spline_coupling", layers=2, kinks=KINKS),

@@ -22,7 +22,7 @@ CONFIGS = {
     "guides, one with offset": replace(BASE, guides=GUIDES),
     "normal": replace(BASE, family="normal_mixture", guides=GUIDES),
     "ordering": replace(BASE, guides=GUIDES, ordering=("drift_time", "cs2", "cs1")),
-    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS, theta_scale=0.5),
     "counts": replace(BASE, observables=HITS, kinks=KINKS),
     "histogram": replace(BASE, observables=BINNED, family="histogram", kinks=KINKS),
     "one component": replace(BASE, components=1),

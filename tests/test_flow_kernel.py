@@ -24,7 +24,7 @@ CONFIGS = {
     "normal": replace(BASE, family="normal_mixture", guides=GUIDES),
     "tanh": replace(BASE, activation="tanh", ordering=("drift_time", "cs2", "cs1")),
     "gelu": replace(BASE, activation="gelu", blocks=1),
-    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS),
+    "kinks": replace(BASE, guides=GUIDES, kinks=KINKS, theta_scale=0.5),
     "counts": replace(BASE, observables=HITS),
     "one coordinate": replace(BASE, observables=type(OBSERVABLES)(OBSERVABLES.observables[:1])),
     "no nuisance": replace(BASE, nuisances=NuisanceSpace()),

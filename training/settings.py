@@ -125,6 +125,7 @@ class FlowBlock(_Block):
     guides: tuple[Annotated[dict[str, Any], AfterValidator(_checked_guide)], ...] = ()
     floor: float = 0.002
     kinks: tuple[str, ...] = ()
+    theta_scale: float = Field(default=1.0, gt=0)
 
     def build(self, observables: ObservableSpace, nuisances: NuisanceSpace) -> FlowConfig:
         """Return the architecture for the spaces of the events.
