@@ -88,6 +88,8 @@ class FitResult(Record):
         The parameters of the covariance matrix and its rows; both empty where it does not exist.
     pulls
         (value - centre) / width of every constrained parameter.
+    pull_errors
+        Its error after the fit in that width; None where it has none.
     fixed
         Names of the parameters that were held.
     log_likelihood
@@ -135,6 +137,7 @@ class FitResult(Record):
     profile_errors: tuple[ProfileError, ...] = ()
     expected: dict[str, dict[str, float]] = field(default_factory=dict)
     observed: dict[str, float] = field(default_factory=dict)
+    pull_errors: dict[str, float | None] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Return the fit as text, one line a parameter; :func:`inference.reports.summary.summary_text` says more."""

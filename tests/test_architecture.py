@@ -268,6 +268,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "model",
         "reports.plots",
         "reports.corner_plots",
+        "reports.pull_plots",
         "reports.summary",
         "reports.report",
         "reports.comparison",

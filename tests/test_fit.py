@@ -113,6 +113,11 @@ def test_gradient_vanishes_and_the_covariance_is_the_inverse_hessian() -> None:
     result = fit_result(likelihood, batch)
     assert result.pulls["slope"] == pytest.approx(result.values["slope"] - 0.4)
     assert result.pulls["b"] == pytest.approx((result.values["b"] - 1) / 0.3)
+    assert result.pull_errors["slope"] == result.errors["slope"]
+    assert result.pull_errors["b"] == pytest.approx((result.errors["b"] or 0) / 0.3)
+    assert all(0 < (error or 0) < 1 for error in result.pull_errors.values())  # the data add to what was known
+    held = fit_result(likelihood, fit_batch(likelihood, {"b": 1.0}))
+    assert held.pull_errors["b"] is None
 
 
 def test_rows_are_fitted_as_if_alone() -> None:

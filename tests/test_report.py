@@ -20,11 +20,11 @@ from inference.reports.plots import (
     curve_points,
     plot_profile,
     plot_projections,
-    plot_pulls,
     plot_summary,
     save_figure,
 )
 from inference.reports.projections import Plane, Projection, project
+from inference.reports.pull_plots import plot_pulls
 from inference.reports.report import curve_grid, default_poi, write_report
 from inference.reports.summary import end_text, event_rows, fit_rows, interval_lines, summary_text
 from inference.results import Interval, IntervalEnd
@@ -145,6 +145,12 @@ def test_figures_are_drawn(model: StatisticalModel, tmp_path: Path) -> None:
     assert figures["profile.png"].axes[0].get_xlim()[0] < 0
     pulls = [label.get_text() for label in figures["pulls.svg"].axes[0].get_yticklabels()]
     assert pulls == list(interval.best_fit.pulls)
+    best, axes = interval.best_fit, figures["pulls.svg"].axes[0]
+    entries = [text.get_text() for text in figures["pulls.svg"].legends[0].get_texts()]
+    assert entries[2:] == ["best fit", "held, or at a bound"]
+    bars = [np.diff(s[:, 0]).item() / 2 for s in axes.collections[0].get_segments()]
+    assert bars == pytest.approx([error for error in best.pull_errors.values() if error is not None])
+    assert [name for name, error in best.pull_errors.items() if error is None] == ["er_shift"] == list(best.at_bound)
     words = [text.get_text() for axes in figures["summary.png"].axes for text in axes.get_legend().get_texts()]
     assert any(word.startswith("wimp: 0 expected") and "at the upper limit" in word for word in words)
     assert "data: 45 events" in words

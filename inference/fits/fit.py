@@ -84,7 +84,7 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
     errors = {n: number(math.sqrt(float(covariance[0, j, j]))) if j in free else None for j, n in enumerate(names)}
     centres = per_row(likelihood.data.centres, one.rows)[0].tolist()
     widths = dict(zip(names, parameters.constraint_widths().tolist(), strict=True))
-    values = parameters.mapping(one.values[0])
+    values, ancillary = parameters.mapping(one.values[0]), parameters.ancillary_names
     weights = {run.name: likelihood.data.weights[run.name][int(one.rows[0])] for run in likelihood.runs}
     status = FitStatus(int(one.status))
     return FitResult(
@@ -92,7 +92,8 @@ def fit_result(likelihood: Likelihood, batch: FitBatch, row: int = 0, starts: in
         errors=errors,
         covariance_names=tuple(names[j] for j in free),
         covariance=tuple(tuple(row) for row in covariance[0][free][:, free].tolist()),
-        pulls={n: (values[n] - c) / widths[n] for n, c in zip(parameters.ancillary_names, centres, strict=True)},
+        pulls={n: (values[n] - c) / widths[n] for n, c in zip(ancillary, centres, strict=True)},
+        pull_errors={n: None if (error := errors[n]) is None else error / widths[n] for n in ancillary},
         fixed=tuple(n for j, n in enumerate(names) if bool(one.held[0, j])),
         log_likelihood=number(float(one.log_likelihood)),
         status=status.label,

@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.interpolate import CubicHermiteSpline
 
 from inference.reports.projections import Plane, Projection
-from inference.results import FitResult, Interval, ProfileCurve
+from inference.results import Interval, ProfileCurve
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
@@ -271,29 +271,3 @@ def _scale(axes: Axes, name: Literal["x", "y"], edges: Sequence[float], logarith
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.set(**{f"{name}lim": (edges[0], edges[-1])})
-
-
-def plot_pulls(fit: FitResult) -> Figure:
-    """Draw the pull of every constrained parameter.
-
-    Raises
-    ------
-    DataError
-        If the model has no constrained parameter.
-    """
-    if not fit.pulls:
-        raise DataError("pulls: the model has no constrained parameter, there is nothing to draw")
-    names = list(fit.pulls)
-    figure = Figure(figsize=(5.0, 0.9 + 0.34 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.axvspan(-2, 2, color="#FFDD44", alpha=0.35, lw=0)
-    axes.axvspan(-1, 1, color="#55BB55", alpha=0.45, lw=0)
-    axes.axvline(0, color=DATA, lw=0.8)
-    for k, name in enumerate(names):
-        axes.plot(fit.pulls[name], k, "o", ms=4, color=DATA)
-    reach = max(2.5, *(1.3 * abs(p) for p in fit.pulls.values() if math.isfinite(p)))
-    axes.set_xlim(-reach, reach)
-    axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
-    axes.set_xlabel("pull: (best fit - centre) / width")
-    return figure

@@ -15,8 +15,9 @@ from inference.profiles.corner import Corner, corner
 from inference.record_store import write_records
 from inference.reports.cls_study import asymptotic_cls_limit
 from inference.reports.corner_plots import plot_corner
-from inference.reports.plots import plot_profile, plot_projections, plot_pulls, plot_summary, save_figure
+from inference.reports.plots import plot_profile, plot_projections, plot_summary, save_figure
 from inference.reports.projections import Views
+from inference.reports.pull_plots import plot_pulls
 from inference.reports.summary import summary_text
 from inference.results import FitResult, Interval, ProfileCurve, Record
 from surrogate.atomic import replacing_file
