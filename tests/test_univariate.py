@@ -204,6 +204,18 @@ def test_spline_agrees_with_nflows() -> None:
     assert torch.allclose(log_slope, expected_log_slope, atol=1e-10)
 
 
+@pytest.mark.parametrize("bins", [1, 4])
+def test_first_and_second_derivatives_of_a_spline_are_those_of_finite_differences(bins: int) -> None:
+    """Also beyond [0, 1], and for any batch shape."""
+    mapping = RationalQuadraticMap(bins)
+    raw = draw_raw(mapping, 6, 20).view(2, 3, -1).requires_grad_(True)
+    u = torch.tensor([[-0.1, 0.03, 0.31], [0.57, 0.93, 1.2]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mapping.forward, (u, raw))
+    assert torch.autograd.gradgradcheck(mapping.forward, (u, raw))
+    single, batch = mapping.forward(u[1, 1], raw[1, 1]), mapping.forward(u, raw)
+    assert all(torch.equal(one, many[1, 1]) for one, many in zip(single, batch, strict=True))
+
+
 @pytest.mark.parametrize("bend", [0.0, NORMAL_BEND])
 def test_quantiles_of_one_component_are_exact(bend: float) -> None:
     mapping = LogisticMixtureMap(1, bend=bend)
