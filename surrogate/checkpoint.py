@@ -27,6 +27,7 @@ from surrogate.errors import CheckpointError, ConfigError, unknown_name
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig
 from surrogate.flow_source import FlowSource
+from surrogate.shipped import checkpoint_path
 
 FORMAT = "xeflow-surrogate"
 FORMAT_VERSION = 1
@@ -136,16 +137,16 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
 
 
 def load_checkpoint(
-    path: Path, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+    path: str | Path, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
 ) -> FlowSource | EnsembleSource:
-    """Return the source of a checkpoint: a flow source, or an ensemble where one was saved.
+    """Return the source of a checkpoint, given by its directory or a shipped name: a flow source, or an ensemble.
 
     Raises
     ------
     CheckpointError
         If the directory or a file is missing, truncated or altered, or of an unknown format.
     """
-    path = Path(path)
+    path = checkpoint_path(path)
     record = read_record(path)
     try:
         tensors = load_file(path / TENSOR_FILE)

@@ -1,15 +1,17 @@
-"""Where the configurations lie that come with the package.
+"""Where the configurations and surrogates lie that come with the package.
 
 A checkout and an installed package have the same layout: ``configs/`` and ``checkpoints/`` beside the packages.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from surrogate.errors import ConfigError, unknown_name
+from surrogate.errors import CheckpointError, ConfigError
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SHIPPED_CHECKPOINTS = SHIPPED_CONFIGS.parent / "checkpoints"
 
 
 def config_path(kind: str, name: str | Path) -> Path:
@@ -32,5 +34,26 @@ def config_path(kind: str, name: str | Path) -> Path:
         return path
     shipped = {file.stem: file for file in sorted((SHIPPED_CONFIGS / kind).glob("*.yaml"))}
     if str(name) not in shipped:
-        raise ConfigError(unknown_name(kind.removesuffix("s"), str(name), shipped))
+        raise ConfigError(_unknown(kind.removesuffix("s"), name, shipped))
     return shipped[str(name)]
+
+
+def checkpoint_path(name: str | Path) -> Path:
+    """Return the directory of a surrogate that is given by its path, or by the name of a shipped one.
+
+    Raises
+    ------
+    CheckpointError
+        If it is a bare name, but neither that of a directory here nor that of a shipped surrogate.
+    """
+    path = Path(name)
+    if len(path.parts) > 1 or path.exists():
+        return path
+    shipped = {folder.name: folder for folder in sorted(SHIPPED_CHECKPOINTS.glob("*/"))}
+    if str(name) not in shipped:
+        raise CheckpointError(_unknown("surrogate", name, shipped))
+    return shipped[str(name)]
+
+
+def _unknown(what: str, name: str | Path, shipped: Iterable[str]) -> str:
+    return f"unknown {what} '{name}': there is no such path, and the shipped ones are {', '.join(shipped)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from surrogate.errors import ConfigError
+import xeflow
+from surrogate.checkpoint import describe_checkpoint, load_checkpoint
+from surrogate.errors import CheckpointError, ConfigError
 from surrogate.shipped import SHIPPED_CONFIGS, config_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +34,26 @@ def test_names_lead_to_shipped_configurations(tmp_path: Path, monkeypatch: pytes
     assert config_path("models", "own.yaml") == Path("own.yaml")
     (tmp_path / "own").touch()
     assert config_path("models", "own") == Path("own")
-    with pytest.raises(ConfigError, match=r"unknown model 'xenon1t_lik'.*xenon1t_like"):
+    with pytest.raises(ConfigError, match=r"unknown model 'xenon1t_lik': .*xenon1t_like, xenonnt_light_wimp"):
         config_path("models", "xenon1t_lik")
+
+
+def test_names_lead_to_shipped_surrogates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = ROOT / "checkpoints" / "xenon1t_like_ac"
+    assert load_checkpoint("xenon1t_like_ac").identity == load_checkpoint(shipped).identity
+    assert xeflow.main(["inspect", "xenon1t_like_ac", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out) == describe_checkpoint(shipped)
+    assert xeflow.main(["validate", "xenon1t_like"]) == 2
+    named = ", ".join(sorted(folder.name for folder in shipped.parent.iterdir()))
+    assert f"unknown surrogate 'xenon1t_like': there is no such path, and the shipped ones are {named}" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "xenon1t_like_ac").mkdir()  # what lies here comes first
+    with pytest.raises(CheckpointError, match="no file surrogate"):
+        load_checkpoint("xenon1t_like_ac")
 
 
 def test_a_wheel_works_outside_a_checkout(tmp_path: Path) -> None:

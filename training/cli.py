@@ -15,6 +15,7 @@ from rich.table import Table
 from surrogate.atomic import write_json
 from surrogate.checkpoint import Certificate, describe_checkpoint
 from surrogate.errors import ConfigError
+from surrogate.shipped import checkpoint_path
 from training.criteria import Criterion, Thresholds
 from training.plots import save_figure
 from training.progress import SimulationBar
@@ -26,6 +27,9 @@ from training.threads import torch_threads
 from training.truth import TruthComparison, compare_with_truth
 from training.validation_job import validate_checkpoint
 
+CheckpointArgument = Annotated[
+    Path, typer.Argument(help="Directory of the surrogate, or the name of a shipped one.", show_default=False)
+]
 JsonOption = Annotated[Path | None, typer.Option("--json", metavar="FILE|-", help="Write the record as JSON.")]
 
 
@@ -55,7 +59,7 @@ def simulate(
 
 
 def validate(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory of the surrogate.", show_default=False)],
+    checkpoint: CheckpointArgument,
     events: Annotated[
         list[Path] | None, typer.Option(help="Fresh event files; by default the training's simulation with a new seed.")
     ] = None,
@@ -84,6 +88,7 @@ def validate(
     Exit code 1 if it fails; the certificate, either way, goes into the checkpoint. Comparisons with templates and with
     exact densities leave the certificate alone.
     """
+    checkpoint = checkpoint_path(checkpoint)
     if templates is not None:
         with torch_threads(threads):
             compared = compare_with_templates(checkpoint, templates, exposure)
@@ -104,11 +109,11 @@ def validate(
 
 
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="Directory of the surrogate.", show_default=False)],
+    checkpoint: CheckpointArgument,
     json_file: JsonOption = None,
 ) -> int:
     """Print what a checkpoint holds."""
-    content = describe_checkpoint(checkpoint)
+    content = describe_checkpoint(checkpoint_path(checkpoint))
     _report(content, json_file, *_checkpoint_tables(content))
     return 0
 
