@@ -39,7 +39,9 @@ class Parameter:
         Start of fits; the nominal value if None.
     interval_bounds
         Where confidence limits on this parameter are searched; [low, high] if None.
-    unit, description
+    unit
+        Such as ``us``; with a number, as in ``1e-47 cm2``, it is what a value of 1 stands for.
+    description
         For people.
 
     Raises
@@ -91,6 +93,16 @@ class Parameter:
                 f"parameter '{self.name}': {what} = {value}{unit} must be finite and inside the bounds "
                 f"[{self.low}, {self.high}]{unit}"
             )
+
+    @property
+    def reference(self) -> tuple[float, str] | None:
+        """What a value of 1 stands for, such as (1e-47, "cm2"); None for a unit without a number."""
+        size, _, unit = self.unit.strip().partition(" ")
+        try:
+            found = float(size), unit.strip()
+        except ValueError:
+            return None
+        return found if found[1] and 0 < found[0] < math.inf else None
 
     @property
     def start(self) -> float:

@@ -5,20 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from inference.record import Provenance, Record, number, provenance
-
-__all__ = [
-    "FitResult",
-    "Interval",
-    "IntervalEnd",
-    "ProfileCurve",
-    "ProfileError",
-    "Provenance",
-    "Record",
-    "SurrogateError",
-    "number",
-    "provenance",
-]
+from inference.physical import PhysicalInterval
+from inference.record import Provenance, Record
 
 #: Difference of the statistic and its critical value at an end, as a share of the latter, that is called a jump.
 JUMP = 2e-3
@@ -271,6 +259,8 @@ class Interval(Record):
     remarks
         What a reader must know: events per run and events dropped, surrogates without a valid certificate, parameters
         that end where their sources do.
+    physical
+        The ends in what the parameter stands for; None where its unit does not say.
     """
 
     parameter: str
@@ -285,6 +275,7 @@ class Interval(Record):
     provenance: Provenance
     surrogate_error: SurrogateError | None = None
     remarks: tuple[str, ...] = ()
+    physical: PhysicalInterval | None = None
 
     def __repr__(self) -> str:
         """Return the interval and its best fit as text."""

@@ -166,6 +166,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "constraints.ancillary",
         "constraints",
         "parameters",
+        "physical",
         "science_run",
         "data.event_checks",
         "data.dataset",

@@ -188,3 +188,20 @@ def test_padding_keeps_the_order_of_events() -> None:
     laid, weight = padded(flat, torch.tensor([1, 0, 3, 2]), torch.tensor([9.0]))
     assert laid[..., 0].tolist() == [[0, 9, 9], [9, 9, 9], [1, 2, 3], [4, 5, 9]]
     assert weight.sum(dim=-1).tolist() == [1, 0, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("unit", "reference"),
+    [
+        ("1e-47 cm2", (1e-47, "cm2")),
+        ("0.5 events per tonne-year", (0.5, "events per tonne-year")),
+        ("cm2", None),
+        ("phd/photon", None),
+        ("3", None),
+        ("0 cm2", None),
+        ("nan cm2", None),
+        ("", None),
+    ],
+)
+def test_a_unit_with_a_number_says_what_one_stands_for(unit: str, reference: tuple[float, str] | None) -> None:
+    assert Parameter("mu", "rate", 1.0, 0.0, unit=unit).reference == reference

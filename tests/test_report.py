@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,3 +286,22 @@ def test_few_points_with_slopes_draw_the_profile() -> None:
     np.testing.assert_allclose(np.array(curve.slope, dtype=float), slopes, rtol=1e-6, atol=1e-6)
     jagged = replace(curve, slope=(None,) * 6)
     assert curve_points(jagged)[0].tolist() == list(curve.grid)
+
+
+def test_limits_are_stated_in_what_the_parameter_stands_for(model: StatisticalModel, tmp_path: Path) -> None:
+    plain = model.interval(POI)
+    named = [replace(p, unit="1e-47 cm2" if p.name == POI else p.unit) for p in model.parameters.parameters]
+    sized = StatisticalModel(replace(model.parameters, parameters=tuple(named)), model.runs)
+    sized.data = model_files.data()
+    interval = sized.interval(POI)
+    assert plain.physical is None
+    assert interval.physical is not None
+    assert interval.physical.unit == "cm2"
+    sizes = [1e-47 * (end.value or math.nan) for end in (plain.lower, plain.upper)]
+    assert [interval.physical.lower, interval.physical.upper] == pytest.approx(sizes, rel=1e-6)
+    assert Interval.from_json(interval.to_json()) == interval
+    stated = f"{interval.upper.value:.6g} ({interval.physical.upper:.4g} cm2)"
+    assert any(line.endswith(stated) for line in interval_lines(interval))
+    assert not any("cm2" in line for line in interval_lines(plain))
+    figure = plot_profile(sized.profile(POI, [0.0, 2.0]), interval)
+    assert any(f"{interval.physical.upper:.3g} cm2" in t.get_text() for t in figure.axes[0].get_legend().get_texts())

@@ -13,10 +13,13 @@ from counting_models import counting
 import xeflow
 from inference.analysis import Analysis
 from inference.model import StatisticalModel
+from inference.parameters import Parameter
+from inference.physical import physical_interval
 from inference.record_store import read_record
 from inference.reports.scan import LimitScan, ScanSettings, limit_scan
 from inference.reports.scan_plots import plot_scan
 from inference.reports.scan_report import scan_text
+from inference.results import Interval
 from surrogate.errors import ConfigError
 
 POI = "wimp_rate_multiplier"
@@ -28,6 +31,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     path = model_files.write_model(folder)
     np.savez(folder / "data.npz", **dict(zip(("sr0", "sr1", "ancillary"), model_files.data(), strict=True)))
     return folder, str(path), str(folder / "data.npz")
+
+
+def sized_by(interval: Interval, size: float) -> Interval:
+    """Return an interval on a parameter that stands for a cross-section."""
+    ends = interval.lower.value, interval.upper.value
+    return replace(interval, physical=physical_interval(Parameter("mu", "rate", 1.0, unit=f"{size} cm2"), *ends))
 
 
 def test_scan(files: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +69,12 @@ def test_scan(files: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]) 
     points = tuple(replace(p, band=None, constrained=None) for p in found.points)
     bare = replace(found, points=points, significance=None)
     assert plot_scan(bare).axes[0].get_yscale() == "log"
+    assert plot_scan(bare).axes[0].get_ylabel() == "wimp rate multiplier"
+    sized = tuple(replace(p, interval=sized_by(p.interval, 1e-45)) for p in points)
+    axes = plot_scan(replace(bare, points=sized)).axes[0]
+    assert axes.get_ylabel() == "limit [cm2]"
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), [1e-45 * p.interval.upper.value for p in points], rtol=1e-12)
+    assert "limits on wimp_rate_multiplier [1e-45 cm2]" in scan_text(replace(bare, points=sized))
     assert "median" not in scan_text(replace(bare, power_threshold=None))
 
 

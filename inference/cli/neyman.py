@@ -159,7 +159,8 @@ def cls_with_toys(built: Analysis, options: NeymanOptions, output: Path, record:
     level = f"{100 * found.confidence_level:g} %"
     for p in found.points:
         console.print(f"{name} = {p.mu:.5g}: CLs {p.value:.4g} +- {p.error:.2g}")
-    console.print(f"{level} CLs upper limit on {name}: {found.value:.6g} +- {found.error:.2g}")
+    size = "" if found.physical is None else found.physical.text(found.physical.upper)
+    console.print(f"{level} CLs upper limit on {name}: {found.value:.6g} +- {found.error:.2g}{size}")
     console.print(f"asymptotically {found.asymptotic.upper.value:.6g}; toys without valid fits {found.n_failed}")
     _print_expansion(found, console)
     output.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def scan(
     global_toys: GlobalToysOption = 0,
     power: PowerOption = None,
     power_of: PowerOfOption = "rejection",
-    factor: Annotated[float, typer.Option(help="In the figure: what a parameter of interest of 1 stands for.")] = 1.0,
+    factor: Annotated[float | None, typer.Option(help="In the figure: what 1 stands for, else by the unit.")] = None,
     ylabel: Annotated[str | None, typer.Option(help="In the figure: what that is.")] = None,
     seed: SeedOption = 0,
     workers: WorkersOption = 1,

@@ -107,8 +107,10 @@ def sensitivity(
         band, limits = sensitivity_study(
             built, name, ToySettings(n, seed, plan, pool_choice(pool)), truth, threshold, kind, level
         )
+    size, unit = built.parameters[name].reference or (1.0, "")
     for sigma, value, low, high in zip(band.sigmas, band.values, band.low, band.high, strict=True):
-        console.print(f"{sigma:+.0f} sigma  {_text(value)}  [{_text(low)}, {_text(high)}]")
+        physical = f"  {size * value:.4g} {unit}" if unit and value is not None else ""
+        console.print(f"{sigma:+.0f} sigma  {_text(value)}  [{_text(low)}, {_text(high)}]{physical}")
     if band.expansion_error is not None:
         console.print(f"densities are expanded in the nuisances: error of -2 ln Lambda {band.expansion_error:.2g}")
     console.print(f"toys: {band.n_toys}, without a limit: {band.n_without}, failed searches: {band.n_failed}")

@@ -13,7 +13,8 @@ from inference.fits.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.likelihood.event_density import per_row
 from inference.likelihood.extended import Likelihood
 from inference.minimize import FitStatus
-from inference.results import FitResult, number, provenance
+from inference.record import number, provenance
+from inference.results import FitResult
 from inference.science_run import expected_counts, theta_of
 
 

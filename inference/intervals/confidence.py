@@ -16,8 +16,10 @@ from inference.fits.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.fits.fit import fit_result
 from inference.intervals.asymptotics import TWO_SIDED, IntervalKind, check_kind, check_level, critical_value
 from inference.likelihood.extended import Likelihood
+from inference.physical import physical_interval
 from inference.profiles.crossing import Critical, CrossingFinder, Crossings, CrossingStatus
-from inference.results import Interval, IntervalEnd, number, provenance
+from inference.record import number, provenance
+from inference.results import Interval, IntervalEnd
 from surrogate.errors import ConfigError, RangeError
 
 #: How often a free fit is repeated from a better point that a conditional fit found.
@@ -214,6 +216,7 @@ def interval_record(
         refits=int(batch.refits[0]),
         provenance=provenance(likelihood.model_hash),
         remarks=tuple(remarks),
+        physical=physical_interval(likelihood.parameters[poi], lower.value, upper.value),
     )
 
 

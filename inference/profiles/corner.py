@@ -14,7 +14,8 @@ from inference.fits.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.fits.fit import covariances, fit_result
 from inference.likelihood.extended import Likelihood
 from inference.profiles.profile import profile_curve, profile_errors
-from inference.results import FitResult, ProfileCurve, ProfileError, Provenance, Record, number, provenance
+from inference.record import Provenance, Record, number, provenance
+from inference.results import FitResult, ProfileCurve, ProfileError
 from surrogate.errors import ConfigError, RangeError
 
 #: How far grids reach: where t of the parameter alone has risen by the square of this.

@@ -14,7 +14,8 @@ from inference.likelihood.extended import Likelihood
 from inference.minimize import FitStatus
 from inference.profiles.crossing import CrossingFinder
 from inference.profiles.crossing_records import CrossingStatus
-from inference.results import FitResult, ProfileCurve, ProfileError, number, provenance
+from inference.record import number, provenance
+from inference.results import FitResult, ProfileCurve, ProfileError
 from surrogate.errors import ConfigError, RangeError
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from inference.analysis import Analysis
+from inference.physical import PhysicalInterval, physical_interval
 from inference.record import Record
 from inference.results import Interval
 from inference.studies.cls import CLsPoint, cls_limit
@@ -58,6 +59,8 @@ class CLsLimit(Record):
         Toys without valid fits, and fits to toys that were repeated.
     seed
         Of the toys.
+    physical
+        The limit in what the parameter stands for; None where its unit does not say.
     n_expanded, expansion_error
         As for :class:`inference.studies.neyman.NeymanInterval`.
     """
@@ -71,6 +74,7 @@ class CLsLimit(Record):
     n_failed: int
     n_refits: int
     seed: int
+    physical: PhysicalInterval | None = None
     n_expanded: int = 0
     expansion_error: float | None = None
 
@@ -106,6 +110,7 @@ def cls_study(
         pairs.n_failed,
         pairs.n_refits,
         pairs.seed,
+        physical_interval(analysis.parameters[poi], None, value),
         pairs.n_expanded,
         pairs.expansion_error,
     )

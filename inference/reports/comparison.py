@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind
+from inference.record import Record
 from inference.reports.report import KINKED_POINTS, SMOOTH_POINTS, curve_grid, default_poi
-from inference.results import FitResult, Interval, ProfileCurve, Record
+from inference.results import FitResult, Interval, ProfileCurve
 from surrogate.errors import ConfigError
 
 

@@ -91,6 +91,8 @@ def _draw_interval(axes: Axes, interval: Interval) -> None:
     for end, side in ((interval.lower, "lower"), (interval.upper, "upper")):
         if end.value is not None and end.found:
             label = f"{100 * interval.confidence_level:g} % {side} limit {end.value:.4g}"
+            if interval.physical is not None:
+                label += f"\n{interval.physical.reference * end.value:.3g} {interval.physical.unit}"
             axes.axvline(end.value, color=COLOURS[5], lw=1.2, ls="--" if side == "upper" else "-.", label=label)
     critical = next((e.critical for e in (interval.upper, interval.lower) if e.critical is not None), None)
     if critical is not None:

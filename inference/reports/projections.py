@@ -14,7 +14,7 @@ from torch import Tensor
 
 from inference.data.dataset import Dataset
 from inference.parameters import ParameterSet
-from inference.results import Record
+from inference.record import Record
 from inference.science_run import RunSource, ScienceRun, expected_counts, theta_of
 from inference.toys.draws import HistogramSampler, NoiseSampler
 from surrogate.observables import Observable

@@ -12,6 +12,7 @@ from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind
 from inference.parameters import ParameterSet
 from inference.profiles.corner import Corner, corner
+from inference.record import Record
 from inference.record_store import write_records
 from inference.reports.cls_study import asymptotic_cls_limit
 from inference.reports.corner_plots import plot_corner
@@ -19,7 +20,7 @@ from inference.reports.plots import plot_profile, plot_projections, plot_summary
 from inference.reports.projections import Views
 from inference.reports.pull_plots import plot_pulls
 from inference.reports.summary import summary_text
-from inference.results import FitResult, Interval, ProfileCurve, Record
+from inference.results import FitResult, Interval, ProfileCurve
 from surrogate.atomic import replacing_file
 from surrogate.errors import ConfigError
 

@@ -17,7 +17,7 @@ from inference.reports.study_plots import GREEN, YELLOW, band_value
 WIDE = 5.0
 
 
-def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float = 1.0) -> Figure:
+def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float | None = None) -> Figure:
     """Draw the limits of a scan, with the bands of background-only toys, over the local significance.
 
     Parameters
@@ -25,10 +25,15 @@ def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float = 1.0) -
     scan
         The record.
     ylabel
-        What is drawn; the parameter of interest if None.
+        What is drawn; by default what the parameter of interest stands for, if its unit says so, else itself.
     factor
         From the parameter of interest to that, such as the cross section that a rate multiplier of 1 stands for.
     """
+    first = scan.points[0].interval
+    if ylabel is None:
+        ylabel = first.parameter.replace("_", " ") if first.physical is None else f"limit [{first.physical.unit}]"
+    if factor is None:
+        factor = 1.0 if first.physical is None else first.physical.reference
     figure = Figure(figsize=(6.0, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     x = np.array([p.value for p in scan.points])
@@ -44,9 +49,8 @@ def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float = 1.0) -
     for label, colour, style, values in ends:
         _draw_line(above, x, values, factor, colour, style, label)
     above.set_yscale("log")
-    above.set_ylabel(scan.points[0].interval.parameter.replace("_", " ") if ylabel is None else ylabel)
-    level = scan.points[0].interval.confidence_level
-    above.legend(frameon=False, title=f"{100 * level:g} % ({scan.points[0].interval.critical_values})")
+    above.set_ylabel(ylabel)
+    above.legend(frameon=False, title=f"{100 * first.confidence_level:g} % ({first.critical_values})")
     _draw_significance(below, x, scan)
     if x[0] > 0 and x[-1] / x[0] > WIDE:
         below.set_xscale("log")

@@ -9,6 +9,7 @@ from inference.reports.plots import save_figure
 from inference.reports.scan import LimitScan
 from inference.reports.scan_plots import plot_scan
 from inference.reports.summary import aligned
+from inference.results import Interval
 from surrogate.atomic import replacing_file
 
 Row = tuple[str, ...]
@@ -16,6 +17,10 @@ Row = tuple[str, ...]
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _unit(interval: Interval) -> str:
+    return "" if interval.physical is None else f" [{interval.physical.reference:g} {interval.physical.unit}]"
 
 
 def scan_rows(scan: LimitScan) -> list[Row]:
@@ -50,7 +55,7 @@ def scan_text(scan: LimitScan) -> str:
     """Return a scan as plain text."""
     first = scan.points[0].interval
     lines = [
-        f"{100 * first.confidence_level:g} % {first.kind} limits on {first.parameter}, "
+        f"{100 * first.confidence_level:g} % {first.kind} limits on {first.parameter}{_unit(first)}, "
         f"{first.critical_values} critical values",
         "",
         *aligned(scan_rows(scan)),
@@ -71,7 +76,7 @@ def scan_text(scan: LimitScan) -> str:
 
 
 def write_scan(
-    scan: LimitScan, directory: str | Path, ylabel: str | None = None, factor: float = 1.0
+    scan: LimitScan, directory: str | Path, ylabel: str | None = None, factor: float | None = None
 ) -> dict[str, Path]:
     """Write ``scan.json``, ``scan.h5``, ``scan.txt`` and ``scan.png`` into a directory; return them by what they are.
 

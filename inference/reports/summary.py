@@ -67,6 +67,8 @@ def interval_lines(interval: Interval) -> list[str]:
     level = f"{100 * interval.confidence_level:g} %"
     ends = (("lower", interval.lower), ("upper", interval.upper))
     lines = [f"{level} {side} limit on {interval.parameter}: {end_text(end)}" for side, end in ends]
+    if (physical := interval.physical) is not None:
+        lines = [line + physical.text(end) for line, end in zip(lines, (physical.lower, physical.upper), strict=True)]
     values = [f"{e.critical:.4f} at the {side} limit" for side, e in ends if e.found and e.critical is not None]
     lines.append(", ".join([f"statistic {interval.statistic}, {interval.critical_values} critical values", *values]))
     if interval.surrogate_error is not None:
