@@ -81,20 +81,28 @@ class FlowKernel:
 
     @torch.no_grad()
     def _run(self, u: Tensor, theta: Tensor, gradient: Tensor | None) -> Tensor:
-        # events run along the last axis of memory, coordinates in autoregressive order
-        u = u.to(self.dtype).T[list(self.config.permutation)].T
-        theta = theta.to(self.dtype).T.contiguous().T
-        total = u.new_empty(len(u))
+        total = theta.new_empty(len(u), dtype=self.dtype)
         if not len(u):
             return total
-        chunk = self._workspace(self._chunk(u))
-        for start in range(0, len(u), chunk.n):
+        # events run along the last axis of memory, coordinates in autoregressive order
+        u = u.to(self.dtype).T[list(self.config.permutation)]
+        theta = theta.to(self.dtype).T.contiguous()
+        features = self.config.features()
+        seen, context = 2.0 * cell_centres(u.T, self.config.cells).T - 1.0, features.values(theta.T).T.contiguous()
+        by_feature, by_shift = torch.empty_like(context), torch.empty_like(theta)
+        chunk = self._workspace(self._length(u))
+        for start in range(0, len(total), chunk.n):
             # the last chunk is as long as the others and overlaps with the one before
-            start = min(start, len(u) - chunk.n)
+            start = min(start, len(total) - chunk.n)
             part = slice(start, start + chunk.n)
-            slope = chunk.evaluate(u[part], theta[part], total[part], gradient is not None)
+            raw = chunk.network.forward(seen[:, part], context[:, part])
+            chunk.density(u[:, part], theta[:, part], raw, total[part])
             if gradient is not None:
-                gradient[part] = slope
+                chunk.slopes(raw, by_shift[:, part])
+                by_feature[:, part] = chunk.network.context_gradient()
+        if gradient is not None:
+            slope, _ = features.derivatives(theta.T)
+            torch.add(features.gather(by_feature.T * slope, -1), by_shift.T, out=gradient)
         self._spare[:] = [chunk]
         return total
 
@@ -106,13 +114,13 @@ class FlowKernel:
             return _Chunk(self, n)
         return chunk if chunk.n == n else _Chunk(self, n)
 
-    def _chunk(self, u: Tensor) -> int:
-        """Return the length of chunks: as equal as can be, since each length needs a workspace."""
-        hidden, blocks = self.weights.ends[-1], len(self.weights.blocks)
-        per_event = u.element_size() * (hidden * (2 * blocks + 6) + 16 * u.shape[-1] * self.config.components)
+    def _length(self, u: Tensor) -> int:
+        """Return that of chunks of u (D, n): as equal as can be, since each length needs a workspace."""
+        hidden, blocks, events = self.weights.ends[-1], len(self.weights.blocks), u.shape[-1]
+        per_event = u.element_size() * (hidden * (2 * blocks + 6) + 16 * len(u) * self.config.components)
         most = max(LEAST, (CPU_BYTES if u.device.type == "cpu" else DEVICE_BYTES) // per_event)
-        equal = math.ceil(len(u) / math.ceil(len(u) / most))
-        return min(len(u), ALIGN * math.ceil(equal / ALIGN))
+        equal = math.ceil(events / math.ceil(events / most))
+        return min(events, ALIGN * math.ceil(equal / ALIGN))
 
 
 class _Chunk:
@@ -121,26 +129,22 @@ class _Chunk:
     def __init__(self, kernel: FlowKernel, n: int) -> None:
         like, config = kernel.weights.inputs, kernel.config
         self.n = n
-        self._config = config
-        self._features = config.features()
         self._guides = config.guide_set() if config.guides else None
         guided = {guide.observable for guide in config.guides}
         self._guided = [j for j, d in enumerate(config.permutation) if config.observables.names[d] in guided]
-        self._network = MaskedNetwork(kernel.weights, n)
+        self.network = MaskedNetwork(kernel.weights, n)
         self._mixture = MixtureKernel(config.mixture(), config.observables.dim, n, like)
+        self._shifts: dict[int, Shift] = {}
 
-    def evaluate(self, u: Tensor, theta: Tensor, total: Tensor, slopes: bool) -> Tensor:
-        """Write ln p to ``total`` (n,) and return its gradient (n, K) in theta if asked for, else zeros."""
-        config = self._config
-        raw = self._network.forward((2.0 * cell_centres(u, config.cells) - 1.0).T, self._features.values(theta).T)
-        gradient, shifts = torch.zeros_like(theta), {}
+    def density(self, u: Tensor, theta: Tensor, raw: Tensor, total: Tensor) -> None:
+        """Write ln p to ``total`` (n,), for u (D, n), theta (K, n) and raw parameters of the mixtures."""
         if self._guides is not None:
-            delta, first, _ = self._guides.delta_jet(u, theta)
-            shifts = {d: Shift(delta[:, d], *self._guides.scales[d]) for d in self._guided}
-        self._mixture.log_density(u.T, raw, shifts, total)
-        if slopes:
-            for d, by_delta in self._mixture.slopes(raw, shifts).items():
-                gradient.addcmul_(first[:, :, d], by_delta.unsqueeze(-1))
-            slope, _ = self._features.derivatives(theta)
-            gradient.add_(self._features.gather(self._network.context_gradient().T * slope, -1))
-        return gradient
+            delta, self._first, _ = self._guides.delta_jet(u.T, theta.T)
+            self._shifts = {d: Shift(delta[:, d], *self._guides.scales[d]) for d in self._guided}
+        self._mixture.log_density(u, raw, self._shifts, total)
+
+    def slopes(self, raw: Tensor, gradient: Tensor) -> None:
+        """Replace raw parameters by the gradient in them; write that in theta (K, n) by way of the guides' shifts."""
+        gradient.zero_()
+        for d, slope in self._mixture.slopes(raw, self._shifts).items():
+            gradient.addcmul_(self._first[:, :, d].T, slope)

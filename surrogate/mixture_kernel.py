@@ -60,8 +60,9 @@ class Shift:
 class _Buffers(NamedTuple):
     """What is kept of the components, each (D, K, n): named as in the formulas above, and two for what comes and goes.
 
-    ``sm`` is the logistic function of the raw locations and ``e`` the exponential of the raw widths. ``density`` holds
-    w_k F_k' and later p_k r. ``z``, ``b`` and ``c`` are ``x``, ``y`` and ``v`` themselves where nothing is bent.
+    ``sm`` is the logistic function of the raw locations and ``e`` the exponential of the raw widths. ``sz`` becomes
+    1 - 2 s(z); ``density`` holds 4 w_k F_k' and later p_k r. ``z``, ``b`` and ``c`` are ``x``, ``y`` and ``v``
+    themselves where nothing is bent.
     """
 
     sm: Tensor
@@ -102,7 +103,7 @@ class MixtureKernel:
         self._floor, self._bend = mapping.floor, mapping.bend
         self._shape = (dim, 3, mapping.components)
         self._widest = math.log(torch.finfo(like.dtype).max) - 1.0
-        self._unit = like.new_ones(())
+        self._unit, self._zero = like.new_ones(()), like.new_zeros(())
         buffers = [like.new_empty(dim, mapping.components, n) for _ in _Buffers._fields]
         self._buffers = _Buffers(*buffers)
         if not self._bend:
@@ -129,9 +130,11 @@ class MixtureKernel:
             torch.sigmoid(argument, out=share)
         torch.minimum(w.b, w.c, out=w.one).clamp_max_(0.0)
         torch.sub(logits, torch.abs(w.z, out=w.two).add_(w.one), out=w.density)
-        top = w.density.amax(dim=1, keepdim=True)
-        w.density.sub_(top).mul_(LOG2_E).exp2_()
-        w.density.mul_(torch.maximum(torch.sub(self._unit, w.sz, out=w.one), w.sz, out=w.one).square_())
+        top = self._exponentiate(w.density, w.density)
+        # S_z^2 = (1 + |t|)^2/4, t = 1 - 2 s(z)
+        torch.sub(self._unit, w.sz, alpha=2.0, out=w.sz)
+        torch.abs(w.sz, out=w.one)
+        w.density.addcmul_(w.density, w.one).addcmul_(w.density, w.one)
         # S_b S_c = max(s_b s_c, max(s_b, s_c) - s_b s_c), since b and c are not both negative
         torch.mul(w.sb, w.sc, out=w.two)
         torch.maximum(w.sb, w.sc, out=w.one).sub_(w.two)
@@ -140,10 +143,10 @@ class MixtureKernel:
         if self._bend:
             w.density.mul_(self._bent_slope(w.x))
         self._weighted = w.density.sum(dim=1, keepdim=True)
-        largest = logits.amax(dim=1, keepdim=True)
-        weights = torch.sub(logits, largest, out=w.one).mul_(LOG2_E).exp2_()
-        self._norm = weights.sum(dim=1, keepdim=True)
-        torch.sum((self._weighted / self._norm).log_().add_(top).sub_(largest), dim=(0, 1), out=total)
+        largest = self._exponentiate(logits, w.one)
+        self._norm = w.one.sum(dim=1, keepdim=True)
+        ratio = (self._weighted / self._norm).mul_(0.25).log_()
+        torch.sum(ratio.add_(top.sub_(largest), alpha=math.log(2.0)), dim=(0, 1), out=total)
 
     def slopes(self, raw: Tensor, shifts: Mapping[int, Shift]) -> dict[int, Tensor]:
         """Replace the raw parameters of the last :meth:`log_density` by the gradient in them; it can be done once.
@@ -159,7 +162,6 @@ class MixtureKernel:
         torch.addcmul(w.density, w.one, self._norm.reciprocal_(), value=-1.0, out=logits)
         w.density.mul_(w.r)
         w.q.reciprocal_()
-        torch.add(self._unit, w.sz, alpha=-2.0, out=w.sz)
         for share in (w.sb, w.sc):
             torch.sub(w.q, share, out=share)
         if self._bend:
@@ -169,9 +171,11 @@ class MixtureKernel:
         w.one.addcmul_(w.y, w.sb, value=-1.0).addcmul_(w.v, w.sc, value=-1.0).mul_(w.density)
         torch.sub(-self._unit, w.e, out=w.two)
         torch.mul(w.one, w.e.div_(w.two), out=width)
-        by_location = torch.sub(w.sb, w.sc, out=w.two).sub_(w.sz).mul_(w.density)
+        by_location = torch.sub(w.sb, w.sc, out=w.two).sub_(w.sz)
+        # in units of the range of locations
+        torch.addcmul(self._zero, by_location, w.density, value=LOCATION_RANGE, out=by_location)
         by_shift = {d: self._unmove(by_location[d], d, shift) for d, shift in shifts.items()}
-        aten.sigmoid_backward.grad_input(by_location, w.sm, grad_input=location).mul_(LOCATION_RANGE)
+        aten.sigmoid_backward.grad_input(by_location, w.sm, grad_input=location)
         return by_shift
 
     def _arguments(self, u: Tensor, location: Tensor, width: Tensor, shifts: Mapping[int, Shift]) -> None:
@@ -195,6 +199,12 @@ class MixtureKernel:
             torch.mul(w.r, -LOG2_E, out=w.q)
         torch.sub(self._unit, w.q.exp2_(), out=w.q)
 
+    def _exponentiate(self, x: Tensor, out: Tensor) -> Tensor:
+        """Write exp(x - top) for the largest x of each coordinate and event; return top/ln 2 (D, 1, n)."""
+        top = x.amax(dim=1, keepdim=True).mul_(LOG2_E)
+        torch.add(-top, x, alpha=LOG2_E, out=out).exp2_()
+        return top
+
     def _move(self, m: Tensor, d: int, shift: Shift) -> None:
         """Move locations m (K, n); ``lever`` becomes 1 - offset exp(-low - span m), which is span times dm'/d delta."""
         lever = self._buffers.lever[d]
@@ -204,7 +214,7 @@ class MixtureKernel:
     def _unmove(self, slope: Tensor, d: int, shift: Shift) -> Tensor:
         """Turn slopes (K, n) in the moved locations into those in the locations; return d ln F'/d delta (n,)."""
         lever = self._buffers.lever[d]
-        by_shift = torch.mul(slope, lever, out=self._buffers.one[d]).sum(dim=0) / shift.span
+        by_shift = torch.mul(slope, lever, out=self._buffers.one[d]).sum(dim=0) / (LOCATION_RANGE * shift.span)
         # dm'/dm = 1 + delta (1 - lever)
         slope.mul_(lever.neg_().add_(1.0).mul_(shift.delta).add_(1.0))
         return by_shift
