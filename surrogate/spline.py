@@ -167,9 +167,9 @@ class _Selected(torch.autograd.Function):
             shares = _logits(raw).softmax(dim=-1)
         by_start, by_size = (slope.mul(ctx.scale).unsqueeze(-1) for slope in slopes[:2])
         below = shares.new_ones(bins, bins).tril_(-1).index_select(0, both.flatten()).view(shares.shape)
-        weighted = shares * (below * by_start).scatter(-1, both, by_size)
-        by_logits = torch.addcmul(weighted, shares, weighted.sum(dim=-1, keepdim=True), value=-1.0)
-        by_slopes = raw.new_zeros(*raw.shape[:-1], bins + 1).scatter(-1, ends, slopes[2])
+        weighted = shares * (below * by_start).scatter_(-1, both, by_size)
+        by_logits = weighted.addcmul_(shares, weighted.sum(dim=-1, keepdim=True), value=-1.0)
+        by_slopes = raw.new_zeros(*raw.shape[:-1], bins + 1).scatter_(-1, ends, slopes[2])
         return torch.cat([by_logits.flatten(-2), by_slopes], dim=-1), None, None, None
 
 
