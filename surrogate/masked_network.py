@@ -277,7 +277,7 @@ class MaskedNetwork:
 
 
 def _add(products: list[_Product], start: Tensor) -> Tensor:
-    """Return ``start`` with products into it added: MKL takes longer to overwrite than torch to write zeros before."""
+    """Return ``start`` with products into it added: MKL takes longer to overwrite than torch to write it before."""
     for matrix, argument, out in products:
         out.addmm_(matrix, argument)
     return start
