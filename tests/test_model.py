@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -535,4 +536,8 @@ def test_toys_are_asked_of_the_model_itself(tmp_path: Path) -> None:
     assert found.n_toys == (40, 40, 40)
     band = model.sensitivity(POI, few)
     assert (band.kind, band.n_toys) == ("upper", 40)
+    assert repr(band).splitlines()[0].startswith(f"80 % upper limits on {POI} over 40 toys")
+    assert f"+0 sigma  {band.median:.5g}  [" in repr(band)
+    stated = rf"best fit {POI} = .*\nq0 = .*, Z = .* \(asymptotic\)\np0 = .* from 40 toys"
+    assert re.match(stated, repr(model.discovery(POI, few)))
     assert model.discovery(POI, few).p0_toys == pytest.approx(model.discovery(POI).p0, abs=0.3)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import xeflow
+from inference.configuration.search_path import SearchPath
 from surrogate.checkpoint import describe_checkpoint, load_checkpoint
 from surrogate.errors import CheckpointError, ConfigError
 from surrogate.shipped import SHIPPED_CONFIGS, config_path
@@ -36,6 +37,12 @@ def test_names_lead_to_shipped_configurations(tmp_path: Path, monkeypatch: pytes
     assert config_path("models", "own") == Path("own")
     with pytest.raises(ConfigError, match=r"unknown model 'xenon1t_lik': .*xenon1t_like, xenonnt_light_wimp"):
         config_path("models", "xenon1t_lik")
+
+
+def test_models_may_name_shipped_surrogates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = SearchPath.of(tmp_path / "model.yaml", None, None)
+    assert places.find("xenon1t_like_ac", "surrogate") == places.find("checkpoints/xenon1t_like_ac", "surrogate")
 
 
 def test_names_lead_to_shipped_surrogates(

@@ -107,13 +107,12 @@ def sensitivity(
         band, limits = sensitivity_study(
             built, name, ToySettings(n, seed, plan, pool_choice(pool)), truth, threshold, kind, level
         )
-    size, unit = built.parameters[name].reference or (1.0, "")
-    for sigma, value, low, high in zip(band.sigmas, band.values, band.low, band.high, strict=True):
-        physical = f"  {size * value:.4g} {unit}" if unit and value is not None else ""
-        console.print(f"{sigma:+.0f} sigma  {_text(value)}  [{_text(low)}, {_text(high)}]{physical}")
+    console.print(repr(band), markup=False)
+    if (reference := built.parameters[name].reference) is not None and band.median is not None:
+        console.print(f"the median is {reference[0] * band.median:.4g} {reference[1]}")
     if band.expansion_error is not None:
         console.print(f"densities are expanded in the nuisances: error of -2 ln Lambda {band.expansion_error:.2g}")
-    console.print(f"toys: {band.n_toys}, without a limit: {band.n_without}, failed searches: {band.n_failed}")
+    console.print(f"toys without a limit: {band.n_without}, failed searches: {band.n_failed}")
     for what, path in write_sensitivity(band, limits, output).items():
         console.print(f"{what:<9}{path}")
     write_record(record, band.to_dict())
@@ -126,10 +125,6 @@ def _level_and_kind(
     """Return what intervals are set with: the model's where nothing is said."""
     level = built.confidence_level if confidence_level is None else confidence_level
     return level, kind or built.confidence_interval_kind
-
-
-def _text(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.5g}"
 
 
 def coverage(
@@ -207,8 +202,6 @@ def discovery(
     console = console_for(record)
     with study_plan(console, workers, store) as plan:
         found = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
-    console.print(f"q0 = {_text(found.q0)}, p0 = {_text(found.p0)}, Z = {_text(found.z0)} (asymptotic)")
-    if found.p0_toys is not None:
-        console.print(f"p0 = {found.p0_toys:.5g} [{found.p0_low:.5g}, {found.p0_high:.5g}] from {found.n_toys} toys")
+    console.print(repr(found), markup=False)
     write_record(record, found.to_dict())
     return 0 if found.success else 1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surrogate.errors import ConfigError
-from surrogate.shipped import SHIPPED_CONFIGS
+from surrogate.shipped import SHIPPED_CHECKPOINTS, SHIPPED_CONFIGS
 
 #: What a model file writes where the user must fill in a name.
 PLACEHOLDER = "TBD"
@@ -84,7 +84,7 @@ class SearchPath:
         beside = (self.model / folder for folder in self.folders if not folder.is_absolute())
         above = (self.model, *self.model.parents)
         root = next((k for k, place in enumerate(above) if any((place / mark).exists() for mark in ROOT_MARKS)), 0)
-        last = (Path.cwd(), SHIPPED_CONFIGS.parent)
+        last = (Path.cwd(), SHIPPED_CONFIGS.parent, SHIPPED_CHECKPOINTS)
         return tuple(dict.fromkeys((*self.folders, *beside, *above[: root + 1], *last)))
 
     def find(self, name: str, what: str) -> Path:

@@ -64,6 +64,21 @@ class Discovery(Record):
     background_only: FitResult
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        """Return the test as text."""
+        if self.q0 is None or self.p0 is None:
+            return f"discovery of {self.parameter}: the fits failed; best fit {self.best_fit.message}"
+        best, error = self.best_fit.values[self.parameter], self.best_fit.errors[self.parameter]
+        z0 = "infinite" if self.z0 is None else f"{self.z0:.5g}"
+        lines = [
+            f"best fit {self.parameter} = {best:.5g}{'' if error is None else f' +- {error:.2g}'}",
+            f"q0 = {self.q0:.5g}, p0 = {self.p0:.5g}, Z = {z0} (asymptotic)",
+        ]
+        if self.p0_toys is not None:
+            z = "" if self.z0_toys is None else f", Z = {self.z0_toys:.3g}"
+            lines.append(f"p0 = {self.p0_toys:.5g} [{self.p0_low:.5g}, {self.p0_high:.5g}]{z}, from {self.n_toys} toys")
+        return "\n".join(lines)
+
     @property
     def success(self) -> bool:
         """Whether both fits converged."""

@@ -113,6 +113,15 @@ class SensitivityBand(Record):
     model_hash: str
     expansion_error: float | None = None
 
+    def __repr__(self) -> str:
+        """Return the quantiles with their errors as text, one a line."""
+        said = f"{100 * self.confidence_level:g} % {self.end} limits on {self.parameter} over {self.n_toys} toys"
+        lines = [f"{said}: median and bands, their one-sigma ranges in brackets"]
+        for sigma, *numbers in zip(self.sigmas, self.values, self.low, self.high, strict=True):
+            value, low, high = ("infinite" if v is None else f"{v:.5g}" for v in numbers)
+            lines.append(f"{sigma:+.0f} sigma  {value}  [{low}, {high}]")
+        return "\n".join(lines)
+
     @property
     def median(self) -> float | None:
         """The median limit."""
