@@ -246,7 +246,7 @@ def renamed() -> np.ndarray:
     [
         (lambda d: d[:2], "a list must hold 3 tables"),
         (lambda d: [d[0]] * 5, "a list must hold 3 tables"),
-        (lambda d: d[0], "one table was given for 2 runs"),
+        (lambda d: d[0], r"one table was given for 2 runs.* such as sr0\.csv"),
         (lambda d: {"sr0": d[0]}, "no events given for run sr1"),
         (lambda d: {"sr0": d[0], "sr1": d[1], "ancilary": d[2]}, "unknown table 'ancilary'; did you mean 'ancillary'"),
         (lambda d: {"sr0": d[0], "SR0": d[0], "sr1": d[1]}, "run 'sr0' is given twice"),

@@ -32,7 +32,10 @@ def _by_name(data: Any, runs: Sequence[ScienceRun]) -> dict[str, Any]:
         return dict(zip(names, data, strict=False))
     if len(runs) == 1:
         return {runs[0].name: data}
-    raise DataError(f"data: one table was given for {len(runs)} runs; give a list or a mapping {', '.join(names[:-1])}")
+    raise DataError(
+        f"data: one table was given for {len(runs)} runs; give a list or a mapping {', '.join(names[:-1])}, or a "
+        f"directory with files of these names, such as {runs[0].name}.csv"
+    )
 
 
 def _matched(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
