@@ -192,6 +192,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "minimize.status",
         "minimize.objective",
         "minimize.cells",
+        "minimize.coordinates",
         "minimize.minimum",
         "minimize.quadratic",
         "minimize.newton",

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fuzzing import FuzzCounts, fuzz
+import torch
+from fuzzing import FuzzCounts, fuzz, random_problem
+
+from inference.fits.batch_fit import fit_batch
+from inference.likelihood.extended import Likelihood
 
 #: Fits of 10,000 that may end without convergence.
 ALLOWED = 1
@@ -42,6 +46,17 @@ def test_a_limit_that_does_not_exist_is_not_searched_for_long() -> None:
 def test_a_search_that_ends_close_to_zero(seed: int) -> None:
     """t is singular at a rate of zero, or the fit there has met a lower maximum."""
     assert not fuzz([seed]).faults
+
+
+@pytest.mark.parametrize(("seed", "rows"), [(30187, (17, 18)), (30229, (20,))])
+def test_valleys_of_a_rate_and_an_efficiency_are_followed_to_their_end(seed: int, rows: tuple[int, ...]) -> None:
+    """In these fits ln L rises by 2e-5 to 0.4 while an efficiency falls by orders of magnitude."""
+    likelihood = Likelihood(*random_problem(seed))
+    found = fit_batch(likelihood, rows=torch.tensor(rows))
+    assert bool(found.success.all())
+    assert int(found.evaluations.max()) <= 100
+    again = fit_batch(likelihood, rows=torch.tensor(rows), start=found.values)
+    assert float((again.log_likelihood - found.log_likelihood).max()) < 1e-8
 
 
 @pytest.mark.slow

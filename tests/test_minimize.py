@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inference.minimize import FitStatus, Minimum, NewtonOptions, minimise
 from inference.minimize.cells import Cells
+from inference.minimize.coordinates import curved_hessian, distance, moved, powers, reach
 from inference.minimize.quadratic import convexify, minimise_in_box
 
 INF = math.inf
@@ -136,6 +137,51 @@ def test_a_product_of_two_factors_is_followed_along_its_valley() -> None:
     assert int(m.status) == int(FitStatus.CONVERGED)
     assert int(m.evaluations) < 60
     assert float(m.x[0, 0] * m.x[0, 1]) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_efficiency_common_to_two_rates_is_followed_along_its_valley() -> None:
+    """Only (x + c) y and c are measured; ln L rises by 1e-5 along the valley, at the far end of which y is small."""
+
+    def f(x: Tensor) -> Tensor:
+        total, known = 19 * (x[:, 0] + x[:, 1]) * x[:, 2], 20 * x[:, 1]
+        return total - 19 * total.log() + known - 20 * known.log() + 0.5 * ((x[:, 2] - 1e-3) / 200) ** 2
+
+    m = run(by_autograd(f), [[0.0, 1.0, 1.0]], 0.0, 1e5)
+    assert m.status.item() in (FitStatus.CONVERGED, FitStatus.AT_BOUND)
+    assert int(m.evaluations) < 80
+    assert float((m.x[0, 0] + m.x[0, 1]) * m.x[0, 2]) == pytest.approx(1.0, abs=1e-5)
+    assert float(m.x[0, 2]) < 0.05
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_curved_coordinates_have_the_derivatives_they_are_given(row: int) -> None:
+    """The Hessian in d is that of f(x(d)); distances invert moves, and steps stay within a factor of three."""
+    generator = torch.Generator().manual_seed(8)
+    x = 0.2 + torch.rand(20, 3, generator=generator, dtype=torch.float64)
+    low = torch.tensor([0.0, 0.0, -5.0], dtype=torch.float64).expand(20, 3)
+    fell = torch.rand(20, 3, generator=generator) < 0.5
+    assert powers(torch.ones(20), x, low, fell) is None
+    power = powers(torch.full((20,), row), x, low, fell)
+    assert power is not None
+    assert bool((power[:, 2] == 1).all())
+    assert bool((power[:, :2] == (row if row == 0 else torch.where(fell[:, :2], row, 1))).all())
+
+    def f(v: Tensor) -> Tensor:
+        return (v[:, 0] * v[:, 1]).exp() + v[:, 2].square() * v[:, 0]
+
+    zero = torch.zeros_like(x)
+    _, gradient, hessian = by_autograd(f)(x, torch.arange(20), None)
+    _, there, curved = by_autograd(lambda d: f(moved(x, d, power)))(zero, torch.arange(20), None)
+    torch.testing.assert_close(there, gradient)
+    torch.testing.assert_close(curved, curved_hessian(hessian, gradient, x, power))
+    end = x * (0.5 + torch.rand(20, 3, generator=generator, dtype=torch.float64))
+    torch.testing.assert_close(moved(x, distance(x, end, power), power), end)
+    one, far = torch.ones_like(x), torch.full((20, 1), 1e3, dtype=torch.float64)
+    down, up = reach(x, one, far, power)
+    curve = power < 1
+    torch.testing.assert_close(moved(x, down, power)[curve], x[curve] / 3)
+    torch.testing.assert_close(moved(x, up, power)[curve], 3 * x[curve])
+    assert bool((up[~curve] == 1e3).all())
 
 
 def test_a_valley_that_is_flat_for_all_purposes_is_an_optimum() -> None:

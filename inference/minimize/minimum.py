@@ -43,8 +43,9 @@ class MovingRows:
     """Rows that still move.
 
     ``pinned`` coordinates stay on a kink, ``verified`` ones were seen from both sides; ``radius`` is half the width
-    of the trust box; ``bent`` rows make their next step by factors, ``stretch`` is its length in Newton steps;
-    ``milestone`` is the value of f some evaluations ago.
+    of the trust box; ``power`` is that of the coordinates of the next step (:mod:`inference.minimize.coordinates`),
+    ``stretch`` its length in Newton steps; ``fell`` coordinates were to be lowered by the last one; ``milestone`` is
+    the value of f some evaluations ago.
     """
 
     rows: Tensor
@@ -59,7 +60,8 @@ class MovingRows:
     pinned: Tensor
     verified: Tensor
     radius: Tensor
-    bent: Tensor
+    power: Tensor
+    fell: Tensor
     stretch: Tensor
     milestone: Tensor
 

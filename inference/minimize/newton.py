@@ -2,8 +2,9 @@
 
 Every row is its own problem: minimise f_b(x) over low_b <= x <= high_b. A step minimises the quadratic model inside the
 intersection of bounds, cell and a trust box |d_j| <= radius / sqrt(|H_jj|), so that parameters of any scale are alike.
-The trust box follows the ratio of actual to predicted decrease. A row stops when the model promises less than the
-tolerance; it then leaves the batch.
+The trust box follows the ratio of actual to predicted decrease; before it shrinks, the step is tried along curves
+(:mod:`inference.minimize.coordinates`). A row stops when the model promises less than the tolerance; it then leaves the
+batch.
 
 Piecewise smooth functions (see :mod:`inference.minimize.cells`): a step ends at the edge of its cell, and goes on in
 the neighbour if the function falls there. Where it rises on both sides the coordinate is *pinned* to the kink; before a
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from inference.minimize.cells import Cells
+from inference.minimize.coordinates import POWERS, curved_hessian, distance, moved, powers, reach, sizes
 from inference.minimize.minimum import EndedRows, Minimum, MovingRows, Proposal
 from inference.minimize.objective import NewtonOptions, Objective
 from inference.minimize.quadratic import convexify, minimise_in_box
@@ -28,12 +30,16 @@ from inference.rows import take_rows
 EPSILON = torch.finfo(torch.float64).eps
 #: Smallest ratio of actual to predicted decrease at which a step is accepted.
 ACCEPT = 1e-4
+#: Ratios below which the model was poor, and above which it was good.
+POOR, GOOD = 0.25, 0.75
 #: Widest trust box, in units of 1 / sqrt(|H_jj|), where the function is not convex.
 NON_CONVEX_RADIUS = 2.0
 #: Slope at the end of a step, relative to that at its start, at which the step is refused.
 OVERSHOOT = 10.0
 #: Trust box below which a row has stalled.
 SMALLEST_RADIUS = 1e-12
+#: Squared length of the longest last step made without an evaluation: the first, plus this many times its promise.
+LAST_STEP, LAST_RATIO = 1e-3, 100.0
 #: Decrease of f over ``MILESTONE`` evaluations, and promised by the next, that marks the bottom of a flat valley.
 FLAT_VALLEY = 1e-7
 MILESTONE = 25
@@ -68,7 +74,8 @@ class _Newton:
             pinned=no,
             verified=no,
             radius=torch.full_like(value, self.options.radius),
-            bent=torch.zeros_like(rows, dtype=torch.bool),
+            power=torch.full_like(rows, POWERS[0]),
+            fell=no,
             stretch=torch.ones_like(value),
             milestone=torch.full_like(value, torch.inf),
         )
@@ -97,22 +104,28 @@ class _Newton:
         floor = torch.where(s.pinned, s.x, torch.maximum(s.low, edge_low))
         ceiling = torch.where(s.pinned, s.x, torch.minimum(s.high, edge_high))
 
-        curvature = s.hessian.diagonal(dim1=-2, dim2=-1).abs()
-        unit = torch.where(curvature * (LONGEST * s.scale).square() > 1, curvature.rsqrt(), s.scale)
-        low, high = (floor - s.x) / unit, (ceiling - s.x) / unit
+        power = powers(s.power, s.x, s.low, s.fell)
+        hessian = curved_hessian(s.hessian, s.gradient, s.x, power)
+        curvature = hessian.diagonal(dim1=-2, dim2=-1).abs()
+        size = sizes(s.scale, s.x, power)
+        unit = torch.where(curvature * (LONGEST * size).square() > 1, curvature.rsqrt(), size)
+        low, high = distance(s.x, floor, power) / unit, distance(s.x, ceiling, power) / unit
         pressed = ((low >= 0) & (s.gradient > 0)) | ((high <= 0) & (s.gradient < 0))
-        scaled = s.hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2)
+        scaled = hessian * unit.unsqueeze(-1) * unit.unsqueeze(-2)
         matrix, movable, convex = convexify(scaled, low < high, (low < high) & ~pressed)
         low, high = torch.where(movable, low, 0.0), torch.where(movable, high, 0.0)
-        radius = torch.where(convex, s.stretch * s.radius, s.radius.clamp(max=NON_CONVEX_RADIUS)).unsqueeze(-1)
+        # Along a curve the box of factors keeps a step short that has no minimum.
+        wide = convex | (s.power < 1)
+        radius = torch.where(wide, s.stretch * s.radius, s.radius.clamp(max=NON_CONVEX_RADIUS)).unsqueeze(-1)
+        down, up = reach(s.x, unit, radius, power)
         matrix = matrix / s.stretch[:, None, None]
-        model = minimise_in_box(s.gradient * unit, matrix, torch.maximum(low, -radius), torch.minimum(high, radius))
+        model = minimise_in_box(s.gradient * unit, matrix, torch.maximum(low, down), torch.minimum(high, up))
 
-        x = torch.where(model.step <= low, floor, torch.where(model.step >= high, ceiling, s.x + model.step * unit))
-        x = torch.where(s.bent.unsqueeze(-1), self.bend(s, model.step * unit), x)
+        x = moved(s.x, model.step * unit, power)
+        x = torch.where(model.step <= low, floor, torch.where(model.step >= high, ceiling, x))
         x = torch.where(movable, torch.minimum(torch.maximum(x, floor), ceiling), s.x)
         length = model.step.abs().amax(dim=-1)
-        limited = (model.step.abs() >= radius).any(dim=-1)
+        limited = ((model.step <= down) | (model.step >= up)).any(dim=-1)
         crossed = ((x >= edge_high) & (edge_high < s.high)).long() - ((x <= edge_low) & (edge_low > s.low)).long()
         crossed = torch.where(x != s.x, crossed, 0)
 
@@ -124,16 +137,6 @@ class _Newton:
         crossed = torch.where(looking.unsqueeze(-1), look, crossed)
         x = torch.where(looking.unsqueeze(-1), s.x, x)
         return Proposal(x, s.cell + crossed, crossed, looking, model.reduction, length, limited), still & ~looking
-
-    def bend(self, s: MovingRows, step: Tensor) -> Tensor:
-        """Return where the rows come to when positive coordinates move by factors, x exp(d / x).
-
-        To first order this is the step. Where two coordinates act only through their product, as a rate and an
-        efficiency may, it follows the curved valley that a straight step leaves.
-        """
-        positive = (s.low >= 0) & (s.x > 0)
-        factor = (step / torch.where(positive, s.x, 1.0)).clamp(-1.0, 1.0).exp()
-        return torch.where(positive, s.x * factor, s.x + step)
 
     def tolerance(self, value: Tensor) -> Tensor:
         """Return the decrease (A,) that is not worth a step: the tolerance, or the rounding of f where it is larger."""
@@ -148,8 +151,8 @@ class _Newton:
         lower = (decrease >= ACCEPT * promised) | ((promised < 100 * noise) & (decrease >= -noise))
         taken = finite & (p.look | (lower & ~self._overshot(s, p, gradient)))
         self._resize(s, p, decrease / promised.clamp_min(1e-300), finite, taken)
-        s.bent = ~taken & ~s.bent & ~p.look & (s.stretch == 1)
         self._stretch(s, p, gradient, taken)
+        self._curve(s, p, taken & (decrease >= POOR * promised))
 
         column, block = taken.unsqueeze(-1), taken[:, None, None]
         back = self.leaving(p.x, gradient, p.cell, s.low, s.high) != 0
@@ -180,19 +183,21 @@ class _Newton:
         """
         moved = p.x - s.x
         before, after = (s.gradient * moved).sum(dim=-1), (gradient * moved).sum(dim=-1)
-        crawls = taken & ~p.look & (after * (1 + s.stretch) < 0.7 * before)
+        crawls = taken & ~p.look & (s.power == 1) & (after * (1 + s.stretch) < 0.7 * before)
         longer = torch.where(s.stretch < 4, 2 * s.stretch, 8 * s.stretch).clamp(max=LONGEST)
         s.stretch = torch.where(p.look, s.stretch, torch.where(crawls, longer, 1.0))
 
-    def _resize(self, s: MovingRows, p: Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
-        """Shrink the trust box where the model failed, widen it where it was good and in the way.
+    def _curve(self, s: MovingRows, p: Proposal, good: Tensor) -> None:
+        """Choose the coordinates of the next step: straight again after one that was good, else the next ones."""
+        s.fell = torch.where(p.look.unsqueeze(-1), s.fell, p.x < s.x)
+        s.power = torch.where(good | p.look | (s.power == POWERS[-1]), POWERS[0], s.power - 1)
 
-        A straight step that fails is first tried bent, in the same box.
-        """
+    def _resize(self, s: MovingRows, p: Proposal, ratio: Tensor, finite: Tensor, taken: Tensor) -> None:
+        """Shrink the trust box where the model failed in all coordinates, widen it where it was good and in the way."""
         shrunk = p.length * torch.where(finite, torch.where(taken, 0.5, 0.25), 0.1)
-        failed = (~taken & s.bent) | (taken & (ratio < 0.25))
-        radius = torch.where(failed & (s.stretch == 1), shrunk, s.radius)
-        radius = torch.where(taken & (ratio > 0.75) & p.limited, torch.maximum(s.radius, 3 * p.length), radius)
+        failed = (s.power == POWERS[-1]) & (~taken | (ratio < POOR))
+        radius = torch.where(failed, shrunk, s.radius)
+        radius = torch.where(taken & (ratio > GOOD) & p.limited, torch.maximum(s.radius, 3 * p.length), radius)
         tiny = p.reduction <= 100 * EPSILON * (1 + s.value.abs())
         s.radius = torch.where(p.look | (taken & tiny), s.radius, radius)
 
@@ -210,10 +215,14 @@ def _crawls(s: MovingRows, p: Proposal) -> Tensor:
 
 
 def _last_step(s: MovingRows, p: Proposal, converged: Tensor) -> None:
-    """Make the step that was not worth an evaluation: it squares the remaining distance to the minimum."""
-    step = torch.where(converged.unsqueeze(-1), p.x - s.x, 0.0)
-    s.x = torch.where(converged.unsqueeze(-1), p.x, s.x)
-    s.value = s.value - torch.where(converged, p.reduction, 0.0)
+    """Make the step that was not worth an evaluation: it squares the remaining distance to the minimum.
+
+    Not so a step much longer than its promise explains: along a flat valley it leads out of it, where that is curved.
+    """
+    made = converged & (p.length.square() <= LAST_STEP + LAST_RATIO * p.reduction)
+    step = torch.where(made.unsqueeze(-1), p.x - s.x, 0.0)
+    s.x = torch.where(made.unsqueeze(-1), p.x, s.x)
+    s.value = s.value - torch.where(made, p.reduction, 0.0)
     s.gradient = s.gradient + (s.hessian @ step.unsqueeze(-1)).squeeze(-1)
 
 
