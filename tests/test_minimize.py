@@ -160,8 +160,10 @@ def test_curved_coordinates_have_the_derivatives_they_are_given(row: int) -> Non
     x = 0.2 + torch.rand(20, 3, generator=generator, dtype=torch.float64)
     low = torch.tensor([0.0, 0.0, -5.0], dtype=torch.float64).expand(20, 3)
     fell = torch.rand(20, 3, generator=generator) < 0.5
-    assert powers(torch.ones(20), x, low, fell) is None
-    power = powers(torch.full((20,), row), x, low, fell)
+    scale = torch.full((3,), 10.0, dtype=torch.float64)
+    assert powers(torch.ones(20), x, low, scale, fell) is None
+    assert bool((powers(torch.full((20,), row), 1e-9 * x, low, scale, fell) == 1).all())  # too small to matter
+    power = powers(torch.full((20,), row), x, low, scale, fell)
     assert power is not None
     assert bool((power[:, 2] == 1).all())
     assert bool((power[:, :2] == (row if row == 0 else torch.where(fell[:, :2], row, 1))).all())

@@ -19,9 +19,11 @@ from torch import Tensor
 POWERS = (1, 0, -1)
 #: A step along a curve changes a coordinate by this factor at most.
 FACTOR = 3.0
+#: Coordinates below this, in units of their scale, go straight: by factors they would never come to zero.
+NEGLIGIBLE = 1e-9
 
 
-def powers(row: Tensor, x: Tensor, low: Tensor, fell: Tensor) -> Tensor | None:
+def powers(row: Tensor, x: Tensor, low: Tensor, scale: Tensor, fell: Tensor) -> Tensor | None:
     """Return the power of each coordinate (A, n); None where all rows go straight, as nearly always.
 
     Parameters
@@ -29,12 +31,12 @@ def powers(row: Tensor, x: Tensor, low: Tensor, fell: Tensor) -> Tensor | None:
     row
         Power of the row (A,). At 0 it is that of every coordinate that cannot be negative; at -1 of those of them that
         the row last tried to lower, while the others go straight.
-    x, low, fell
-        Place, lower bounds, and whether the last step lowered a coordinate (A, n).
+    x, low, scale, fell
+        Place, lower bounds, typical sizes, and whether the last step lowered a coordinate (A, n).
     """
     if not bool((row < 1).any()):
         return None
-    curve = (low >= 0) & (x > 0) & (fell | (row == 0).unsqueeze(-1))
+    curve = (low >= 0) & (x > NEGLIGIBLE * scale) & (fell | (row == 0).unsqueeze(-1))
     return torch.where(curve, row.unsqueeze(-1), 1)
 
 

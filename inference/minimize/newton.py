@@ -104,7 +104,7 @@ class _Newton:
         floor = torch.where(s.pinned, s.x, torch.maximum(s.low, edge_low))
         ceiling = torch.where(s.pinned, s.x, torch.minimum(s.high, edge_high))
 
-        power = powers(s.power, s.x, s.low, s.fell)
+        power = powers(s.power, s.x, s.low, s.scale, s.fell)
         hessian = curved_hessian(s.hessian, s.gradient, s.x, power)
         curvature = hessian.diagonal(dim1=-2, dim2=-1).abs()
         size = sizes(s.scale, s.x, power)
