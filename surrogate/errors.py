@@ -34,6 +34,12 @@ class UncertifiedError(XeflowError, ValueError):
     """A surrogate without a valid certificate was asked to set a limit."""
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return ``did you mean '...'?`` with the nearest known name, or nothing where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean '{near[0]}'?" if near else ""
+
+
 def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") -> str:
     """Return the message for a name that is not among the known ones, with the nearest known name.
 
@@ -49,6 +55,5 @@ def unknown_name(what: str, name: str, known: Iterable[str], where: str = "") ->
         Where it was given, such as ``"model.yaml: likelihood_config"``.
     """
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(names) or 'none'}"
+    hint = suggestion(str(name), names) or f"known: {', '.join(names) or 'none'}"
     return f"{where + ': ' if where else ''}unknown {what} '{name}'; {hint}"

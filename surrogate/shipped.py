@@ -5,10 +5,10 @@ A checkout and an installed package have the same layout: ``configs/`` and ``che
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
-from surrogate.errors import CheckpointError, ConfigError
+from surrogate.errors import CheckpointError, ConfigError, suggestion
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SHIPPED_CHECKPOINTS = SHIPPED_CONFIGS.parent / "checkpoints"
@@ -55,5 +55,7 @@ def checkpoint_path(name: str | Path) -> Path:
     return shipped[str(name)]
 
 
-def _unknown(what: str, name: str | Path, shipped: Iterable[str]) -> str:
-    return f"unknown {what} '{name}': there is no such path, and the shipped ones are {', '.join(shipped)}"
+def _unknown(what: str, name: str | Path, shipped: Collection[str]) -> str:
+    near = suggestion(str(name), shipped)
+    listed = f"there is no such path, and the shipped ones are {', '.join(shipped)}"
+    return f"unknown {what} '{name}': {listed}{'; ' if near else ''}{near}"

@@ -144,7 +144,7 @@ def test_impossible_curves() -> None:
 
 
 def test_unknown_names(detector: Detector) -> None:
-    with pytest.raises(ConfigError, match=r"unknown detector .* shipped ones are .*xenon1t_like"):
+    with pytest.raises(ConfigError, match=r"shipped ones are .*; did you mean 'xenon1t_like'"):
         read_detector("xenon1t")
     with pytest.raises(ConfigError, match="unknown space 'D'"):
         observable_space(detector, "D")
