@@ -238,11 +238,18 @@ class Analysis:
         likelihood = self.likelihood
         if bounds is not None:
             likelihood = Likelihood(with_interval_bounds(self.parameters, poi, bounds), self.runs, self.data)
-        level = self.confidence_level if confidence_level is None else confidence_level
-        kind = kind or self.confidence_interval_kind
+        level, kind = level_and_kind(self, confidence_level, kind)
         if options is None:
             around = self._expansions.made(likelihood, fixed)
             found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
         else:
             found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)
         return replace(found, remarks=(*self.remarks(), *found.remarks))
+
+
+def level_and_kind(
+    analysis: Analysis, confidence_level: float | None, kind: IntervalKind | None
+) -> tuple[float, IntervalKind]:
+    """Return what intervals are set with: the model's where nothing is said."""
+    level = analysis.confidence_level if confidence_level is None else confidence_level
+    return level, kind or analysis.confidence_interval_kind

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from inference.analysis import Analysis
+from inference.analysis import Analysis, level_and_kind
 from inference.configuration.assembly import assemble
 from inference.data.files import write_toys
 from inference.intervals.asymptotics import IntervalKind, critical_value
@@ -198,8 +198,7 @@ class StatisticalModel(ToyAnalysis):
         threshold = confidence_interval_threshold
         critical: Critical | None = None if threshold is None else pointwise(threshold)
         if best_fit_args is not None and dict(best_fit_args) != dict(confidence_interval_args or {}):
-            kind = confidence_interval_kind or self.confidence_interval_kind
-            level = self.confidence_level if confidence_level is None else confidence_level
+            level, kind = level_and_kind(self, confidence_level, confidence_interval_kind)
             asymptotic = critical_value(level, kind)
             gap, mu_hat = likelihood_gap(self, poi_name, best_fit_args, confidence_interval_args)
             critical = lowered(asymptotic if critical is None else critical, gap)

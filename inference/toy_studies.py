@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from inference.analysis import Analysis
+from inference.analysis import Analysis, level_and_kind
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import search_range
 from inference.pools.choice import PoolChoice
@@ -115,7 +115,7 @@ def neyman_study(
     DataError
         If no grid can be chosen, a conditional fit fails, or the store holds another study.
     """
-    level, kind = analysis.confidence_level if cl is None else cl, kind or analysis.confidence_interval_kind
+    level, kind = level_and_kind(analysis, cl, kind)
     asymptotic = analysis.interval(poi, level, kind if kind == "upper" else "central")
     points = profiled_points(
         analysis.likelihood, poi, grid or automatic_grid(analysis, asymptotic, n_points), nuisances
@@ -156,7 +156,7 @@ def sensitivity_study(
         If a surrogate has no valid certificate and that was not allowed.
     """
     analysis.require_certified()
-    level, kind = analysis.confidence_level if cl is None else cl, kind or analysis.confidence_interval_kind
+    level, kind = level_and_kind(analysis, cl, kind)
     points = analysis.parameters.vector({poi: 0.0, **(truth or {})})[None]
     threshold = critical_value(level, kind) if critical is None else critical
     s = settings

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from inference.analysis import Analysis
+from inference.analysis import Analysis, level_and_kind
 from inference.cli.options import (
     CertifiedOption,
     DataOption,
@@ -174,8 +174,8 @@ def limit_from_store(built: Analysis, store: Path, options: NeymanOptions, outpu
     """Set the limit with toys made before, report, and return the exit code."""
     built.require_certified()
     pairs = stored_pairs(built, options.poi or default_poi(built.parameters), store)
-    level = built.confidence_level if options.confidence_level is None else options.confidence_level
-    found = neyman_interval(built.likelihood, pairs, level, options.kind or built.confidence_interval_kind)
+    level, kind = level_and_kind(built, options.confidence_level, options.kind)
+    found = neyman_interval(built.likelihood, pairs, level, kind)
     return _report(built, found, pairs, output, record, console_for(record))
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from inference.analysis import Analysis
+from inference.analysis import level_and_kind
 from inference.cli.options import (
     CertifiedOption,
     DataOption,
@@ -38,7 +38,6 @@ from inference.cli.options import (
     write_record,
 )
 from inference.data.files import write_toys
-from inference.intervals.asymptotics import IntervalKind
 from inference.record import FORMAT
 from inference.reports.coverage_study import coverage_of_files, coverage_study
 from inference.reports.report import default_poi
@@ -100,7 +99,7 @@ def sensitivity(
     built = model_without_data(model, template_path, template, nominal, allow_uncertified)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
-    level, kind = _level_and_kind(built, confidence_level, kind)
+    level, kind = level_and_kind(built, confidence_level, kind)
     threshold = stored_critical(built, name, critical, level, kind)
     with study_plan(console, workers, store) as plan:
         truth = name_numbers(at, "--set")
@@ -117,14 +116,6 @@ def sensitivity(
         console.print(f"{what:<9}{path}")
     write_record(record, band.to_dict())
     return 0 if band.n_failed == 0 else 1
-
-
-def _level_and_kind(
-    built: Analysis, confidence_level: float | None, kind: IntervalKind | None
-) -> tuple[float, IntervalKind]:
-    """Return what intervals are set with: the model's where nothing is said."""
-    level = built.confidence_level if confidence_level is None else confidence_level
-    return level, kind or built.confidence_interval_kind
 
 
 def coverage(
@@ -156,7 +147,7 @@ def coverage(
     built = model_without_data(model, template_path, template, nominal, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
-    level, kind = _level_and_kind(built, confidence_level, kind)
+    level, kind = level_and_kind(built, confidence_level, kind)
     truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
     threshold = stored_critical(built, name, critical, level, kind)
     if events and len(at) != 1:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from inference.analysis import Analysis
+from inference.analysis import Analysis, level_and_kind
 from inference.intervals.asymptotics import IntervalKind
 from inference.record import Record
 from inference.reports.report import KINKED_POINTS, SMOOTH_POINTS, curve_grid, default_poi
@@ -78,8 +78,7 @@ def compare_models(
     name = default_poi(first.parameters) if poi is None else poi
     if name not in second.parameters.names:
         raise ConfigError(f"parameter of interest '{name}': the second model does not have it; see --poi")
-    level = first.confidence_level if confidence_level is None else confidence_level
-    which = kind or first.confidence_interval_kind
+    level, which = level_and_kind(first, confidence_level, kind)
     one = first.interval(name, level, which, fixed=fixed)
     two = second.interval(name, level, which, fixed=fixed)
     return ModelComparison(

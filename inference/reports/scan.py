@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.analysis import Analysis
+from inference.analysis import Analysis, level_and_kind
 from inference.intervals.asymptotics import IntervalKind, check_kind, critical_value
 from inference.intervals.confidence import STATISTIC
 from inference.pools.choice import PoolChoice
@@ -163,8 +163,7 @@ def _interval(
 ) -> tuple[Interval, float | None, float | CriticalCurve]:
     """Return the interval, the error of its upper end, and the critical values for the limits of toys."""
     s = settings
-    level = analysis.confidence_level if s.confidence_level is None else s.confidence_level
-    kind = s.kind or analysis.confidence_interval_kind
+    level, kind = level_and_kind(analysis, s.confidence_level, s.kind)
     asymptotic = analysis.interval(s.poi, level, kind)
     if not s.critical_toys:
         return asymptotic, None, critical_value(level, kind)
