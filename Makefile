@@ -47,6 +47,7 @@ benchmarks: $(USER_STAMP)  ## Run all benchmarks, with peers where there are any
 	-$(BIN)/python benchmarks/release.py $(if $(wildcard .venv-alea),--alea .venv-alea/bin/python)
 	-$(BIN)/python benchmarks/unbinned.py
 	-$(BIN)/python benchmarks/flamedisx_fit.py $(if $(wildcard .venv-flamedisx),--flamedisx .venv-flamedisx/bin/python)
+	-$(BIN)/python benchmarks/flamedisx_accuracy.py
 	-$(BIN)/python benchmarks/flow_density.py
 	-$(BIN)/python benchmarks/scaling.py --figure docs/figures/scaling.png
 	-$(BIN)/python benchmarks/simulator.py

@@ -66,9 +66,11 @@ def test_training_learns_and_keeps_its_best(folder, uninterrupted):
     assert lines[0].startswith("step,train_nll,held_out_nll")
 
 
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_interrupted_training_ends_with_the_same_weights(folder, uninterrupted, monkeypatch, error):
-    settings = config(folder, name=f"interrupted_{error.__name__}")
+def test_an_interrupted_training_ends_with_the_same_weights(folder, monkeypatch, algorithm, error):
+    uninterrupted = run(config(folder, name=f"uninterrupted_{algorithm}", optimiser={"algorithm": algorithm}))
+    settings = config(folder, name=f"interrupted_{algorithm}_{error.__name__}", optimiser={"algorithm": algorithm})
     with monkeypatch.context() as patch:
         original = fit_module._Keeper.on_train_batch_end
 

@@ -16,6 +16,7 @@ from surrogate.errors import XeflowError
 from surrogate.flow import ConditionalFlow
 from training.averaging import AveragedModule
 from training.event_set import UnitEvents
+from training.optimisers import build_optimiser
 from training.schedule import learning_rate_factor
 from training.settings import OptimiserConfig
 
@@ -69,13 +70,8 @@ class FlowModule(LightningModule):
         self.train_nll, self.held_out_nll, self.held_out_error = float("nan"), float("nan"), float("nan")
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Return AdamW and its schedule, stepped after each batch."""
-        optimiser = torch.optim.AdamW(
-            self.flow.parameters(),
-            lr=self._optimiser.learning_rate,
-            weight_decay=self._optimiser.weight_decay,
-            fused=True,
-        )
+        """Return the optimiser and its schedule, stepped after each batch."""
+        optimiser = build_optimiser(self.flow, self._optimiser)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, lambda step: learning_rate_factor(self._optimiser, step, self._total_steps)
         )

@@ -140,12 +140,16 @@ class FlowBlock(_Block):
 
 
 class OptimiserConfig(_Block):
-    """AdamW (arXiv:1711.05101) on mini-batches.
+    """Minimisation on mini-batches, see :mod:`training.optimisers`.
 
     Attributes
     ----------
+    algorithm
+        ``adamw``, or ``muon``: Muon for the hidden matrices of the networks, AdamW for the rest.
     learning_rate, weight_decay
         Peak learning rate, and decoupled weight decay.
+    muon_rate
+        Peak learning rate of Muon as a multiple of the other.
     batch_size
         Events per step, over all devices.
     passes, steps
@@ -163,7 +167,9 @@ class OptimiserConfig(_Block):
         Decay of the exponential moving average of the weights; the average is what is validated and kept.
     """
 
+    algorithm: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=3e-3, gt=0)
+    muon_rate: float = Field(default=2.5, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     batch_size: int = Field(default=4096, gt=0)
     passes: float = Field(default=20.0, gt=0)
