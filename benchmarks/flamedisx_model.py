@@ -71,15 +71,16 @@ class RecoilModel:
         self._log_ways = _log_choose(n_e[None], np.arange(len(n_e))[:, None])
         self._doubled = np.exp(_log_binomial(PHOTONS[:, None], ELECTRODES - PHOTONS[:, None], np.array(DOUBLE_PE)))
 
-    def density(self, events: Recoils, elife: float, g1: float) -> Array:
-        """Return the differential rate (n,) per generated event, per PE^2, at the drift times of the events."""
-        by_photons = self._light(g1, norm.pdf(events.s1[:, None], ELECTRODES, 0.5 * np.sqrt(ELECTRODES)))
+    def density(self, events: Recoils, elife: float, *g1: float) -> Array:
+        """Return the differential rates (G, n) per generated event, per PE^2, at the drift times of the events."""
+        smeared = norm.pdf(events.s1[:, None], ELECTRODES, 0.5 * np.sqrt(ELECTRODES))
+        by_photons = [self._light(gain, smeared) for gain in g1]
         survival = EXTRACTION * np.exp(-events.time / elife)
-        found = np.empty(len(survival))
-        for first in range(0, len(found), CHUNK):
+        found = np.empty((len(g1), len(survival)))
+        for first in range(0, len(survival), CHUNK):
             part = slice(first, first + CHUNK)
-            by_electrons = self._charge(events.s2[part], survival[part])
-            found[part] = ((by_electrons @ self._split) * by_photons[part]).sum(axis=1)
+            by_electrons = self._charge(events.s2[part], survival[part]) @ self._split
+            found[:, part] = [(by_electrons * light[part]).sum(axis=1) for light in by_photons]
         return found
 
     def acceptance(self, elife: float, g1: float) -> float:
