@@ -123,6 +123,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "config",
         "averaging",
         "schedule",
+        "optimisers",
         "progress",
         "history",
         "run_files",
