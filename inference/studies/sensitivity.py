@@ -28,7 +28,7 @@ from inference.studies.limit_work import UNITS, LimitWork
 from inference.studies.storage import read_study
 from inference.studies.study import StudyPlan, run_study
 from inference.studies.study_record import StudyHeader
-from surrogate.errors import ConfigError, DataError
+from surrogate.errors import ConfigError
 
 KIND = "limits"
 
@@ -197,8 +197,6 @@ def read_limits(path: str | Path) -> ToyLimits:
 
 
 def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyLimits:
-    if not columns:
-        raise DataError("the study has no toys yet; run it first")
     s = header.settings
     points = np.asarray(s["points"], dtype=float)
     error = s.get("expansion_error")

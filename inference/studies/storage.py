@@ -187,12 +187,15 @@ def read_study(path: str | Path, kind: str) -> tuple[StudyHeader, dict[str, np.n
     Raises
     ------
     DataError
-        If the file is missing, or holds no study or one of another kind.
+        If the file is missing, holds no study or one of another kind, or no toys yet.
     """
     header, _ = read_header(path)
     if header.kind != kind:
         raise DataError(f"'{path}' holds a study of kind '{header.kind}', not '{kind}'")
-    return header, FileStore(path, header).read()
+    columns = FileStore(path, header).read()
+    if not columns:
+        raise DataError(f"'{path}' has no toys yet; run the study first")
+    return header, columns
 
 
 def _require_same(path: Path, header: StudyHeader) -> None:

@@ -24,7 +24,7 @@ from inference.studies.study import StudyPlan, run_study
 from inference.studies.study_record import Chunk, Columns, StudyHeader
 from inference.toys.draws import draw_toys, toy_index
 from inference.toys.toy_fits import UNITS, ToyFits, fit_pairs
-from surrogate.errors import ConfigError, DataError
+from surrogate.errors import ConfigError
 
 KIND = "toy_pairs"
 
@@ -201,8 +201,6 @@ def read_pairs(path: str | Path) -> ToyPairs:
 
 
 def _gathered(header: StudyHeader, columns: Mapping[str, np.ndarray]) -> ToyPairs:
-    if not columns:
-        raise DataError("the study has no toys yet; run it first")
     return ToyPairs(
         header.settings["poi"],
         tuple(header.settings["names"]),
