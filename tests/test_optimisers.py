@@ -59,7 +59,7 @@ def _histogram(tmp_path) -> ConditionalFlow:
 
 
 def test_adamw_alone_is_the_library_s_own(tmp_path):
-    assert isinstance(build_optimiser(flow(tmp_path), OptimiserConfig()), torch.optim.AdamW)
+    assert isinstance(build_optimiser(flow(tmp_path), OptimiserConfig(algorithm="adamw")), torch.optim.AdamW)
 
 
 def test_one_step_is_that_of_each_part_on_its_own_parameters(tmp_path):

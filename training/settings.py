@@ -145,7 +145,7 @@ class OptimiserConfig(_Block):
     Attributes
     ----------
     algorithm
-        ``adamw``, or ``muon``: Muon for the hidden matrices of the networks, AdamW for the rest.
+        ``muon``: Muon for the hidden matrices of the networks, AdamW for the rest; or ``adamw`` for all.
     learning_rate, weight_decay
         Peak learning rate, and decoupled weight decay.
     muon_rate
@@ -167,7 +167,7 @@ class OptimiserConfig(_Block):
         Decay of the exponential moving average of the weights; the average is what is validated and kept.
     """
 
-    algorithm: Literal["adamw", "muon"] = "adamw"
+    algorithm: Literal["muon", "adamw"] = "muon"
     learning_rate: float = Field(default=3e-3, gt=0)
     muon_rate: float = Field(default=2.5, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
