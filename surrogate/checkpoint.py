@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from surrogate.acceptance import AcceptanceModel
@@ -130,7 +130,7 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
         for name, tensor in member.tensors().items()
     }
     with replacing_directory(path) as directory:
-        save_file(tensors, directory / TENSOR_FILE)
+        (directory / TENSOR_FILE).write_bytes(save(tensors))  # save_file would hide it from others than the owner
         record["tensors_sha256"] = _file_hash(directory / TENSOR_FILE)
         record["sha256"] = _record_hash(record)
         write_json(directory / RECORD_FILE, record)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -58,6 +60,16 @@ def test_a_checkpoint_is_two_files_that_say_everything(checkpoint: Path) -> None
     assert record["identity"] == flow_source(guided=True).identity
     assert record["n_weights"] == sum(p.numel() for p in flow_source(guided=True).flow.parameters())
     assert 0 < record["size_bytes"] < 100_000
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_whom_the_umask_lets_read_can_read_both_files(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_checkpoint(tmp_path / "er", flow_source(), METADATA)
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "er").iterdir()} == {0o644}
 
 
 def test_weights_trained_in_single_precision_are_stored_so(checkpoint: Path) -> None:
