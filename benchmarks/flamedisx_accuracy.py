@@ -94,8 +94,9 @@ def flow_sums(source: Surrogate, events: Recoils, theta: Point) -> Sums:
 
 def scores(parts: list[Sums], norms: list[float]) -> tuple[Array, Array]:
     """Return g (n, 4) and dLambda/dphi (4,) for N = 1, from the sums of both sources over the same events."""
-    rates = np.stack([np.exp(part.log_rate) / norm / len(parts) for part, norm in zip(parts, norms, strict=True)])
-    number = np.stack([part.mu / norm / len(parts) for part, norm in zip(parts, norms, strict=True)])
+    per_event = 1.0 / (len(parts) * np.array(norms))
+    rates = per_event[:, None, None] * np.exp([part.log_rate for part in parts])
+    number = per_event[:, None] * np.array([part.mu for part in parts])
     log_sum, total = np.log(rates.sum(axis=0)), number.sum(axis=0)
     shares = rates[:, 0] / rates[:, 0].sum(axis=0)
     slopes = [(log_sum[k] - log_sum[k + 1]) / (2 * STEP) for k in (1, 3)]
@@ -173,7 +174,7 @@ def main() -> int:
         for elife, g1 in track(points, "points of theta", transient=True)
     ]
     records = [r for kind in KINDS for r in density_records(kind, np.concatenate([at.errors[kind] for at in found]))]
-    for k, (kind, target) in enumerate((("er", 0.001), ("nr", 0.002))):
+    for k, (kind, target) in enumerate(zip(KINDS, (0.001, 0.002), strict=True)):
         rms = float(np.sqrt(np.mean([at.mu[k] ** 2 for at in found])))
         name = f"{kind.upper()}: root mean square of mu/mu_exact - 1"
         records.append(Record(name, rms, "relative", target=target, scales=False))

@@ -39,7 +39,7 @@ S1_WINDOW, S2_WINDOW = (2.0, 70.0), (2.0, 6000.0)
 DRIFT_LENGTH = 97.6 / 0.1335  # us
 PHOTONS = np.arange(3, 110)
 """Photons detected n: more never make an S1 in the window."""
-ELECTRODES = np.arange(3, 140)
+PHOTOELECTRONS = np.arange(3, 140)
 """Photoelectrons m."""
 CHUNK = 64
 """Events summed at a time."""
@@ -65,15 +65,16 @@ class RecoilModel:
     def __init__(self, kind: Literal["er", "nr"]) -> None:
         self.kind = kind
         self._quanta = _er_quanta() if kind == "er" else _nr_quanta()
-        self._split = _split(kind, self._quanta)
+        self._share = _electron_share(kind, np.arange(len(self._quanta)))
+        self._split = _split(kind, self._quanta, self._share)
         n_e, n_ph = (np.arange(size) for size in self._split.shape)
         self._n_ph = n_ph
         self._log_ways = _log_choose(n_e[None], np.arange(len(n_e))[:, None])
-        self._doubled = np.exp(_log_binomial(PHOTONS[:, None], ELECTRODES - PHOTONS[:, None], np.array(DOUBLE_PE)))
+        self._doubled = np.exp(_log_binomial(PHOTONS[:, None], PHOTOELECTRONS - PHOTONS[:, None], np.array(DOUBLE_PE)))
 
     def density(self, events: Recoils, elife: float, *g1: float) -> Array:
         """Return the differential rates (G, n) per generated event, per PE^2, at the drift times of the events."""
-        smeared = norm.pdf(events.s1[:, None], ELECTRODES, 0.5 * np.sqrt(ELECTRODES))
+        smeared = norm.pdf(events.s1[:, None], PHOTOELECTRONS, 0.5 * np.sqrt(PHOTOELECTRONS))
         by_photons = [self._light(gain, smeared) for gain in g1]
         survival = EXTRACTION * np.exp(-events.time / elife)
         found = np.empty((len(g1), len(survival)))
@@ -85,7 +86,7 @@ class RecoilModel:
 
     def acceptance(self, elife: float, g1: float) -> float:
         """Return the share of generated events that is accepted, by Gauss-Legendre quadrature in drift time."""
-        edges = norm.cdf(np.array(S1_WINDOW)[:, None], ELECTRODES, 0.5 * np.sqrt(ELECTRODES))
+        edges = norm.cdf(np.array(S1_WINDOW)[:, None], PHOTOELECTRONS, 0.5 * np.sqrt(PHOTOELECTRONS))
         by_electrons = self._split @ self._light(g1, np.diff(edges, axis=0))[0]
         k = np.arange(1, len(by_electrons))
         inside = np.diff(norm.cdf(np.array(S2_WINDOW)[:, None], 20.0 * k, 5.0 * np.sqrt(k)), axis=0)[0]
@@ -99,12 +100,11 @@ class RecoilModel:
 
     def simulate(self, n: int, elife: float, g1: float, rng: np.random.Generator) -> Recoils:
         """Return the accepted ones of n generated events."""
-        total, p = rng.choice(len(self._quanta), n, p=self._quanta / self._quanta.sum()), self._electron_share()
+        total = rng.choice(len(self._quanta), n, p=self._quanta / self._quanta.sum())
+        share = self._share[total]
         if self.kind == "er":
-            a, b = _beta(np.arange(len(self._quanta)), p)
-            n_e = rng.binomial(total, 1.0 - rng.beta(a[total], b[total]))
-        else:
-            n_e = rng.binomial(total, p[total])
+            share = 1.0 - rng.beta(*_beta(total, share))
+        n_e = rng.binomial(total, share)
         time = rng.random(n) * DRIFT_LENGTH
         photons = rng.binomial(total - n_e, g1)
         m = photons + rng.binomial(photons, DOUBLE_PE)
@@ -115,13 +115,10 @@ class RecoilModel:
         kept = inside & (photons >= PHOTONS[0])
         return Recoils(s1[kept], s2[kept], time[kept])
 
-    def _electron_share(self) -> Array:
-        return _electron_share(self.kind, np.arange(len(self._quanta)))
-
-    def _light(self, g1: float, by_electrodes: Array) -> Array:
+    def _light(self, g1: float, by_photoelectrons: Array) -> Array:
         """Return sums (n, n_ph) over photons and photoelectrons of what is given (n, m) of the latter."""
         detected = np.exp(_log_binomial(self._n_ph[None], PHOTONS[:, None], np.array(g1)))
-        return by_electrodes @ self._doubled.T @ detected
+        return by_photoelectrons @ self._doubled.T @ detected
 
     def _charge(self, s2: Array, survival: Array) -> Array:
         """Return p(S2 | n_e) (n, n_e)."""
@@ -179,20 +176,19 @@ def _beta(quanta: NDArray[np.int64], share: Array) -> tuple[Array, Array]:
     return a, a * (1 / mean - 1)
 
 
-def _split(kind: str, quanta: Array) -> Array:
+def _split(kind: str, quanta: Array, share: Array) -> Array:
     """Return P(n_e, n_ph), without the numbers that do not occur (< 1e-14)."""
     number = np.arange(len(quanta))
-    p = _electron_share(kind, number)
     n_e, n_ph = np.meshgrid(number, number, indexing="ij")
     possible = n_e + n_ph < len(quanta)
     n = np.where(possible, n_e + n_ph, 0)
     n_ph = np.where(possible, n_ph, 0)
     if kind == "er":
-        a, b = (part[n] for part in _beta(number, p))
+        a, b = (part[n] for part in _beta(number, share))
         log = _log_choose(n, n_ph) + gammaln(n_ph + a) + gammaln(n - n_ph + b) + gammaln(a + b)
         log -= gammaln(a) + gammaln(b) + gammaln(n + a + b)
     else:
-        log = _log_binomial(n, n_ph, 1.0 - p[n])
+        log = _log_binomial(n, n_ph, 1.0 - share[n])
     joint = np.where(possible, np.exp(log) * quanta[n], 0.0)
     last = [int(np.flatnonzero(joint.sum(axis=axis) > 1e-14).max()) + 1 for axis in (1, 0)]
     return joint[: last[0], : last[1]]
