@@ -31,6 +31,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "errors",
         "shipped",
         "atomic",
+        "locks",
         "memory",
         "shapes",
         "block",
@@ -299,6 +300,7 @@ EVERYONE = None
 KNOWN_ONLY_TO: dict[str, set[str] | None] = {
     "nflows": {"surrogate/flow_layers.py"},
     "safetensors": {"surrogate/checkpoint.py"},
+    "filelock": {"surrogate/locks.py"},
     "lightning": {"training/datamodule.py", "training/module.py", "training/fit.py"},
     "pytorch_lightning": set(),
     "yaml": {
