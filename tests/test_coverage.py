@@ -118,3 +118,14 @@ def test_critical_values_from_toys_cover_where_they_were_made():
     curve = critical_values(run_pairs(parameters, runs, "mu", points, 2500, seed=1), smoothing="linear")
     for point in coverage(run_pairs(parameters, runs, "mu", points, 2500, seed=2), curve):
         assert abs(point.coverage - 0.9) < 4 * np.sqrt(2 * 0.09 / 2500)
+
+
+def test_toys_at_the_critical_value_are_covered():
+    """Toys of one count share t; where that is the critical value, all of them count, whatever their last digits."""
+    parameters, runs = counting(3.2)
+    pairs = run_pairs(parameters, runs, "mu", torch.tensor([[1.0, 3.0, 3.2]], dtype=torch.float64), 1000, seed=1)
+    t = pairs.statistics()[0]
+    critical = np.sort(t)[850] - 1e-9
+    found = coverage(pairs, critical)[0]
+    assert found.coverage == (t < critical + 1e-6).mean()
+    assert found.coverage == coverage(pairs, critical + 1e-7)[0].coverage

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from inference.studies.cls import cls_limit, cls_point
-from inference.studies.counting import clopper_pearson, quantile
+from inference.studies.counting import at_least, clopper_pearson, quantile
 from inference.studies.critical_values import CriticalCurve, critical_curve
 from inference.studies.look_elsewhere import count_upcrossings, global_significance
 from inference.studies.power_constraint import constrain, discovery_constraint, rejection_constraint
@@ -119,6 +119,16 @@ def test_power_constraints_of_a_gaussian_measurement():
     assert not constrain(5.0, rejection).active
     with pytest.raises(DataError, match=r"does not cross 0\.999"):
         discovery_constraint(mu[:5].tolist(), q0[:5], z**2, 0.999)
+
+
+def test_statistics_reach_a_value_up_to_rounding():
+    t = np.array([0.0, 1e-9, 2.0 - 1e-9, 2.0 + 1e-9, 2.001, np.nan, np.inf])
+    assert at_least(t, 2.0).tolist() == [False, False, True, True, True, False, True]
+    assert at_least(t, 0.0).tolist() == [True] * 5 + [False, True]
+    assert at_least(t, np.inf).tolist() == [False] * 6 + [True]
+    # What exceeds a critical value is beyond rounding: a third of these are equal to it.
+    q0 = np.concatenate([np.zeros(10), np.full(10, 2.0 + 1e-9), np.full(9, 5.0), [np.nan]])
+    assert discovery_constraint([0.0, 1.0], [np.zeros(30), q0], 2.0, 0.15).minimum == pytest.approx(0.15 / 0.3)
 
 
 def test_cls_of_a_counting_experiment_is_the_bayesian_limit():

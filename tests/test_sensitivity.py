@@ -108,6 +108,19 @@ def test_discovery_of_a_counting_experiment():
     assert Discovery.from_json(found.to_json()) == found
 
 
+@pytest.mark.parametrize(("background", "n"), [(0.7, 3), (0.7, 4), (3.2, 7)])
+def test_toys_as_far_as_the_data_count(background, n):
+    """Of few counts many toys have the q0 of the data; p0 is the fraction with at least n counts, mu_hat + b."""
+    parameters, runs = counting(background)
+    points = torch.tensor([[1.0, 0.0, background]], dtype=torch.float64)
+    toys = run_pairs(parameters, runs, "mu", points, 4000, seed=0)
+    found = discovery(Likelihood(parameters, runs, counts([n])), "mu", toys)
+    assert found.p0_toys == (toys.fits.mu_hat + background > n - 0.5).mean()
+    assert abs(found.p0_toys - stats.poisson.sf(n - 1, background)) < 4 * found.p0_toys**0.5 / 4000**0.5
+    scan = global_significance(np.array([found.q0]), scan_statistics([toys]))
+    assert scan.p_toys.value == found.p0_toys
+
+
 def test_an_excess_of_nothing_is_no_discovery():
     parameters, runs = counting(BACKGROUND)
     found = discovery(Likelihood(parameters, runs, counts([2])), "mu")

@@ -17,13 +17,11 @@ import numpy as np
 from scipy import special
 
 from inference.record import Record
-from inference.studies.counting import Fraction, check_level, clopper_pearson
+from inference.studies.counting import Fraction, at_least, check_level, clopper_pearson
 from surrogate.errors import DataError
 
 #: Least q_mu of Asimov data: below it a signal cannot be seen, and the critical value stays where it is.
 LEAST_ASIMOV = 1e-6
-#: Relative difference of two q_mu that is rounding.
-ROUNDING = 1e-6
 #: Halvings of the range in which a critical value is looked for: to the last digit.
 BISECTIONS = 60
 
@@ -81,10 +79,8 @@ def cls_point(mu: float, observed: float, signal: np.ndarray, background: np.nda
     """
     if math.isnan(observed):
         raise DataError("CLs: the observed q_mu is NaN; look at the status of the fit")
-    # Where counts are all that is known the data and many toys have the same q_mu, up to the rounding of fits.
-    least = observed - ROUNDING * (1 + observed)
-    beyond = np.nan_to_num(signal, nan=np.inf) >= least, np.nan_to_num(background, nan=-np.inf) >= least
-    tails = [clopper_pearson(int(tail.sum()), len(tail)) for tail in beyond]
+    samples = np.nan_to_num(signal, nan=np.inf), np.nan_to_num(background, nan=-np.inf)
+    tails = [clopper_pearson(int(at_least(q, observed).sum()), len(q)) for q in samples]
     return CLsPoint(mu, *tails)
 
 

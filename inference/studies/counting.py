@@ -17,6 +17,8 @@ from surrogate.errors import ConfigError, DataError
 
 #: Confidence level of one standard deviation of a normal distribution.
 ONE_SIGMA = float(special.ndtr(1) - special.ndtr(-1))
+#: Relative difference of two test statistics that is rounding.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,16 @@ def clopper_pearson(successes: int, trials: int, cl: float = ONE_SIGMA) -> Fract
     low = 0.0 if successes == 0 else float(special.betaincinv(successes, trials - successes + 1, tail))
     high = 1.0 if successes == trials else float(special.betainccinv(successes + 1, trials - successes, tail))
     return Fraction(successes, trials, low, high, cl)
+
+
+def at_least(t: float | np.ndarray, observed: float | np.ndarray) -> np.ndarray:
+    """Return whether statistics, not negative, reach an observed value up to the rounding of fits: t >= t_obs.
+
+    Where counts are all that is known the data and many toys have the same t. Fits to toys stop elsewhere within their
+    tolerance than those to the data, and digits compared would leave out many of the equal ones. NaN reaches nothing.
+    """
+    reached: np.ndarray = np.asarray(t) >= np.asarray(observed) * (1 - ROUNDING) - ROUNDING
+    return reached
 
 
 def check_level(name: str, value: float) -> None:

@@ -23,7 +23,7 @@ from inference.pools.given_events import expanded_data
 from inference.pools.pairs import EXAMINED, pooled_pairs
 from inference.record import Record
 from inference.science_run import ScienceRun, model_hash
-from inference.studies.counting import check_level, clopper_pearson
+from inference.studies.counting import at_least, check_level, clopper_pearson
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.toy_pairs import ToyPairs
 from inference.toys.toy_fits import ToyFits, fit_pairs, join
@@ -113,7 +113,7 @@ def _point(
     check_level("cl", cl)
     threshold = critical_at(critical, truth[poi])
     t = fits.statistic(STATISTIC[kind])
-    fraction = clopper_pearson(int((t <= threshold).sum()), len(t))
+    fraction = clopper_pearson(int(at_least(threshold, t).sum()), len(t))
     return CoveragePoint(
         parameter=poi,
         confidence_level=cl,

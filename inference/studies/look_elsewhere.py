@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from inference.record import Record
-from inference.studies.counting import Fraction, clopper_pearson
+from inference.studies.counting import Fraction, at_least, clopper_pearson
 from surrogate.errors import DataError
 
 
@@ -98,7 +98,7 @@ def global_significance(observed: np.ndarray, toys: np.ndarray, level: float = 0
     position = int(np.argmax(observed))
     c = float(observed[position])
     local = float(special.chdtrc(1, c) / 2) if c > 0 else 0.5
-    p_toys = clopper_pearson(int((toys.max(axis=1) >= c).sum()), len(toys))
+    p_toys = clopper_pearson(int(at_least(toys.max(axis=1), c).sum()), len(toys))
     crossings = float(count_upcrossings(toys, level).mean())
     extrapolated = min(1.0, local + crossings * math.exp(-(c - level) / 2)) if c > level else 1.0
     return GlobalSignificance(c, position, local, p_toys, crossings, level, extrapolated)

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from inference.studies.counting import check_level, quantile
+from inference.studies.counting import at_least, check_level, quantile
 from surrogate.errors import ConfigError, DataError
 
 Power = Literal["rejection", "discovery"]
@@ -130,7 +130,9 @@ def discovery_constraint(
     grid = np.asarray(mu, dtype=float)
     if len(grid) < 2 or not bool((np.diff(grid) > 0).all()) or len(statistics) != len(grid):
         raise ConfigError(f"mu: at least two increasing values with toys for each are needed, got {list(mu)}")
-    power = np.array([float(np.mean(np.asarray(q) > critical)) for q in statistics])
+    # Exceeded is a critical value by what it does not reach itself; a toy without valid fits excludes nothing.
+    excluded = [~at_least(critical, np.nan_to_num(q, nan=-np.inf)) for q in statistics]
+    power = np.array([float(np.mean(e)) for e in excluded])
     error = np.sqrt(power * (1 - power) / np.array([len(q) for q in statistics]))
     edges = [_first_crossing(grid, power + s * error, threshold) for s in (0.0, 1.0, -1.0)]
     if edges[0] is None:

@@ -18,7 +18,7 @@ from inference.parameters import ParameterSet
 from inference.pools.event_pool import EventPool
 from inference.pools.pairs import PooledPairWork
 from inference.science_run import ScienceRun, model_hash
-from inference.studies.counting import Fraction, clopper_pearson
+from inference.studies.counting import Fraction, at_least, clopper_pearson
 from inference.studies.storage import read_study
 from inference.studies.study import StudyPlan, run_study
 from inference.studies.study_record import Chunk, Columns, StudyHeader
@@ -112,7 +112,7 @@ class ToyPairs:
         Toys without valid fits count as beyond it.
         """
         t = np.nan_to_num(self.statistics(statistic)[point], nan=np.inf)
-        return clopper_pearson(int((t >= observed).sum()), len(t))
+        return clopper_pearson(int(at_least(t, observed).sum()), len(t))
 
     @property
     def n_refits(self) -> int:
