@@ -106,7 +106,7 @@ def test_a_store_describes_itself(tmp_path):
         assert file["columns/square"].attrs["unit"] == "events"
         assert "torch" in json.loads(file.attrs["versions"])
         assert file.attrs["created"]
-    assert not [p for p in tmp_path.iterdir() if p.name != "study.h5"]
+    assert {p.name for p in tmp_path.iterdir()} == {"study.h5", ".study.h5.lock"}
 
 
 def test_rows_wait_in_memory_while_writing_is_slow(tmp_path, monkeypatch):
@@ -137,6 +137,40 @@ def test_toys_can_be_added_with_another_chunk_size(tmp_path):
     np.testing.assert_array_equal(rows["square"], expected(2, 25)[1])
     assert seen[0] == (20, 50)
     assert seen[-1] == (50, 50)
+
+
+def test_two_studies_never_write_one_store(tmp_path):
+    """A second writer is refused while the first one works, and afterwards goes on from what the first has stored."""
+    path = tmp_path / "study.h5"
+    early, refused = FileStore(path, HEADER), []
+
+    def progress(done, total):
+        if done == 8:
+            with pytest.raises(DataError, match=r"study\.h5' is being written by another process; wait"):
+                run_study(HEADER, Squares(), 2, 10, StudyPlan(4, path))
+            assert read_header(path)[1] == "running"
+            refused.append(done)
+
+    run_study(HEADER, Squares(), 2, 10, StudyPlan(4, path, progress=progress))
+    assert refused == [8]
+    assert not early.done()
+    with early.writing(), pytest.raises(DataError, match="stored already"):
+        early.append(Chunk(0, 0, 4), Squares()(Chunk(0, 0, 4)))
+    np.testing.assert_array_equal(FileStore(path, HEADER).read()["toy"], expected(2, 10)[0])
+
+
+def test_a_study_killed_before_its_end_was_marked_is_marked_later(tmp_path):
+    path = tmp_path / "study.h5"
+    store = FileStore(path, HEADER)
+    store.append(Chunk(0, 0, 5), Squares()(Chunk(0, 0, 5)))
+    store.flush()
+    assert read_header(path)[1] == "running"
+    run_study(HEADER, Squares(), 1, 5, StudyPlan(5, path))
+    assert read_header(path)[1] == "complete"
+    written = path.stat().st_mtime_ns
+    run_study(HEADER, Squares(), 1, 5, StudyPlan(5, path))
+    assert path.stat().st_mtime_ns == written
+    assert len(run_study(HEADER, Squares(), 1, 5, StudyPlan(5))["toy"]) == 5
 
 
 def test_another_study_is_never_mixed_in(tmp_path):

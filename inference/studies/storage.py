@@ -3,7 +3,8 @@
 HDF5 itself does not survive being killed while it writes. Rows are therefore added to a copy of the file, which is then
 renamed over the old one: after ``kill -9`` the file is whole, and the study goes on from there. Copying a file that has
 grown takes time; rows wait in memory until writing them costs no more than a twentieth of the time since the last ones
-were written, and that much work is what a kill can lose. A store describes itself:
+were written, and that much work is what a kill can lose. One process at a time writes a store; any number may read it.
+A store describes itself:
 
     /columns/<name>   (N, ...) one row per toy, attribute ``unit``
     /chunks           (n, 3) int64: point, first toy, number of toys of each chunk; in the order of the rows
@@ -16,6 +17,8 @@ import json
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +29,7 @@ import numpy as np
 from inference.studies.study_record import Chunk, Columns, StudyHeader, check_rows
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
+from surrogate.locks import only_writer
 
 FORMAT = "xeflow-study"
 FORMAT_VERSION = 1
@@ -59,20 +63,37 @@ class FileStore:
     Raises
     ------
     DataError
-        If the file is no study, or another study: its rows are never mixed with those of this one.
+        If the file is no study, or another study: its rows are never mixed with those of this one; or if it is missing
+        and another process is about to make it.
     """
 
     def __init__(self, path: str | Path, header: StudyHeader) -> None:
         self.path, self.header = Path(path), header
         self._pending: dict[Chunk, dict[str, np.ndarray]] = {}
         self._next_write = 0.0
-        if self.path.exists():
-            _require_same(self.path, header)
-        else:
-            with replacing_file(self.path) as temporary, h5py.File(temporary, "w") as file:
-                _write_header(file, header)
+        if not self.path.exists():
+            with only_writer(self.path):
+                _make(self.path, header)
+        self._look()
+
+    def _look(self) -> None:
+        """Take over what the file holds."""
+        _require_same(self.path, self.header)
         with h5py.File(self.path, "r") as file:
-            self._written = _chunks(file)
+            self._written, self._status = _chunks(file), str(file.attrs["status"])
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for writing; what another process has written meanwhile counts as done.
+
+        Raises
+        ------
+        DataError
+            If another process holds it, or has put another study there.
+        """
+        with only_writer(self.path):
+            self._look()
+            yield
 
     def done(self) -> set[Chunk]:
         """Return the chunks that are stored, or wait to be written."""
@@ -96,8 +117,9 @@ class FileStore:
             self._write("running")
 
     def finish(self) -> None:
-        """Write what waits and mark the study as complete."""
-        self._write("complete")
+        """Write what waits and mark the study as complete, unless it is."""
+        if self._pending or self._status != "complete":
+            self._write("complete")
 
     def _write(self, status: str) -> None:
         start, waiting = time.monotonic(), self._pending
@@ -111,7 +133,7 @@ class FileStore:
                 _extend(file, "chunks", chunks, "")
                 file.attrs["status"] = status
         self._written |= set(waiting)
-        self._pending = {}
+        self._pending, self._status = {}, status
         end = time.monotonic()
         self._next_write = end + PATIENCE * (end - start)
 
@@ -128,6 +150,13 @@ class FileStore:
 
 def _chunks(file: h5py.File) -> set[Chunk]:
     return {Chunk(*map(int, row)) for row in file["chunks"][()]}
+
+
+def _make(path: Path, header: StudyHeader) -> None:
+    """Make an empty store, unless there is one by now."""
+    if not path.exists():
+        with replacing_file(path) as temporary, h5py.File(temporary, "w") as file:
+            _write_header(file, header)
 
 
 def _write_header(file: h5py.File, header: StudyHeader) -> None:

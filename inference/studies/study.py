@@ -257,21 +257,21 @@ def run_study(
     Raises
     ------
     DataError
-        If the file holds another study.
+        If the file holds another study, or another process works on it.
     """
     store: Store = MemoryStore(header) if plan.path is None else FileStore(plan.path, header)
-    stored = store.done()
-    missing = make_chunks(n_points, n_toys, plan.chunk_size, stored)
-    done = sum(c.size for c in stored)
-    total = done + sum(c.size for c in missing)
-    plan.progress(done, total)
-    try:
-        for chunk, columns in plan.executor.run(work, missing):
-            store.append(chunk, columns)
-            done += chunk.size
-            plan.progress(done, total)
-    finally:
-        store.flush()
-    if missing:
+    with store.writing():
+        stored = store.done()
+        missing = make_chunks(n_points, n_toys, plan.chunk_size, stored)
+        done = sum(c.size for c in stored)
+        total = done + sum(c.size for c in missing)
+        plan.progress(done, total)
+        try:
+            for chunk, columns in plan.executor.run(work, missing):
+                store.append(chunk, columns)
+                done += chunk.size
+                plan.progress(done, total)
+        finally:
+            store.flush()
         store.finish()
-    return store.read()
+        return store.read()

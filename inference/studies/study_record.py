@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -76,6 +77,10 @@ class StudyHeader:
 class Store(Protocol):
     """Where the rows of a study go."""
 
+    def writing(self) -> AbstractContextManager[None]:
+        """Return a context in which nobody else writes the store."""
+        ...
+
     def done(self) -> set[Chunk]:
         """Return the chunks that are stored."""
         ...
@@ -118,6 +123,10 @@ class MemoryStore:
 
     header: StudyHeader
     _parts: dict[Chunk, dict[str, np.ndarray]] = field(default_factory=dict)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: memory is not shared."""
+        return nullcontext()
 
     def done(self) -> set[Chunk]:
         """Return the chunks that are stored."""
