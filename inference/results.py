@@ -241,9 +241,9 @@ class Interval(Record):
     confidence_level
         Such as 0.9.
     kind
-        ``upper``, ``lower`` or ``central``.
+        ``upper``, ``lower``, ``central``, or ``unified``, which is central by its name with toys.
     statistic
-        The test statistic, in the names of arXiv:1007.1727.
+        The test statistic, in the names of arXiv:1007.1727; without a tilde where the parameter may be negative.
     critical_values
         Where the critical value comes from: ``asymptotic``, or what was given.
     lower, upper

@@ -14,9 +14,12 @@ from inference.constraints.gaussian import GaussianConstraint
 from inference.data.dataset import Dataset, data_batch, event_data
 from inference.fits.batch_fit import fit_batch
 from inference.intervals import statistics as ts
+from inference.intervals.confidence import confidence_interval, statistic_of
 from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.science_run import RunSource, ScienceRun
+from inference.studies.cls_limits import cls_points
+from inference.toys.toy_fits import fit_likelihood_pairs
 from surrogate.errors import ConfigError, RangeError
 
 EMPTY = {"run": event_data(UNIT, torch.zeros(0, 1))}
@@ -112,3 +115,27 @@ def test_bad_input_is_refused() -> None:
         ts.asymptotic_p_value("t_mu", -1.0)
     with pytest.raises(RangeError, match="sigma > 0"):
         ts.asymptotic_p_value("q_mu_tilde", 1.0, 1.0)
+
+
+def test_intervals_and_toys_name_the_statistic_that_they_use() -> None:
+    """Of a parameter that may be negative it is t_mu or q_mu: (mu - a)^2 / sigma^2 whatever the sign of a."""
+    for low, tilde in ((-100.0, ""), (0.0, "_tilde")):
+        likelihood = gaussians(low)
+        one = Likelihood(likelihood.parameters, likelihood.runs, likelihood.data.take(torch.tensor([0])))
+        fits = fit_likelihood_pairs(likelihood, "mu", torch.tensor(1.0), likelihood.parameters.nominal()).record()
+        for kind, name in (("central", "t_mu"), ("upper", "q_mu")):
+            found = confidence_interval(one, "mu", 0.9, kind)
+            assert found.statistic == name + tilde
+            assert statistic_of(likelihood.parameters, likelihood.runs, "mu", kind) == name + tilde
+            at_end = ts.evaluate(one, "mu", found.upper.value, found.statistic)
+            assert float(at_end.value) == pytest.approx(found.upper.t, abs=1e-6)
+            expected = ts.evaluate(likelihood, "mu", 1.0, found.statistic).value.tolist()
+            assert fits.statistic(found.statistic).tolist() == pytest.approx(expected, abs=1e-7)
+        assert confidence_interval(one, "mu", 0.9, "lower").statistic == "l_mu"
+    fits = fit_likelihood_pairs(gaussians(), "mu", torch.tensor(1.0), gaussians().parameters.nominal()).record()
+    with pytest.raises(ConfigError, match=r"t_mu_tilde: toys have estimates down to -1\.5.*ask for t_mu, or bound"):
+        fits.statistic("t_mu_tilde")
+    with pytest.raises(RangeError, match=r"q_mu_tilde tests values >= 0.*use q_mu"):
+        ts.evaluate(gaussians(), "mu", -1.0, "q_mu_tilde")
+    with pytest.raises(ConfigError, match="CLs: the lower bound of mu is -100 and must be 0"):
+        cls_points(gaussians(), "mu", [1.0])

@@ -1,12 +1,13 @@
 """Confidence intervals on one parameter from the profile likelihood ratio.
 
 The interval holds the values mu whose test statistic stays below its critical value. The best fit is bounded as the
-parameter is; with mu >= 0 the two-sided statistic t_mu is then t_mu_tilde of arXiv:1007.1727, Eq. 11.
+parameter is; with mu >= 0 the two-sided statistic t_mu is then t_mu_tilde of arXiv:1007.1727, Eq. 11. Where mu may be
+negative the statistics are those without a tilde, and are called so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,26 @@ from torch import Tensor
 from inference.fits.batch_fit import FitBatch, FitOptions, fit_batch
 from inference.fits.fit import fit_result
 from inference.intervals.asymptotics import TWO_SIDED, IntervalKind, check_kind, check_level, critical_value
-from inference.likelihood.extended import Likelihood
+from inference.intervals.statistics import Statistic
+from inference.likelihood.extended import Likelihood, surrogate_bounds
+from inference.parameters import ParameterSet
 from inference.physical import physical_interval
 from inference.profiles.crossing import Critical, CrossingFinder, Crossings, CrossingStatus
 from inference.record import number, provenance
 from inference.results import Interval, IntervalEnd
+from inference.science_run import ScienceRun
 from surrogate.errors import ConfigError, RangeError
 
 #: How often a free fit is repeated from a better point that a conditional fit found.
 REFITS = 3
 
-#: Kind of interval -> its statistic.
-STATISTIC = {"central": "t_mu_tilde", "unified": "t_mu_tilde", "upper": "q_mu_tilde", "lower": "l_mu"}
+#: Kind of interval -> its statistic for a parameter that is not negative, and for one that may be.
+STATISTIC: dict[str, tuple[Statistic, Statistic]] = {
+    "central": ("t_mu_tilde", "t_mu"),
+    "unified": ("t_mu_tilde", "t_mu"),
+    "upper": ("q_mu_tilde", "q_mu"),
+    "lower": ("l_mu", "l_mu"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +56,12 @@ class IntervalBatch:
     lower: Crossings | None
     upper: Crossings | None
     refits: Tensor
+
+
+def statistic_of(parameters: ParameterSet, runs: Sequence[ScienceRun], poi: str, kind: IntervalKind) -> Statistic:
+    """Return the statistic of a kind of interval: of the best fit within the bounds of the parameter of interest."""
+    lower, _ = surrogate_bounds(parameters, runs)
+    return STATISTIC[kind][int(lower[parameters.index(poi)] < 0)]
 
 
 def search_range(likelihood: Likelihood, poi: str) -> tuple[float, float]:
@@ -208,7 +223,7 @@ def interval_record(
         parameter=poi,
         confidence_level=confidence_level,
         kind=kind,
-        statistic=STATISTIC[kind],
+        statistic=statistic_of(likelihood.parameters, likelihood.runs, poi, kind),
         critical_values=critical_values,
         lower=lower,
         upper=upper,

@@ -9,7 +9,8 @@ With ln L(mu) the profile likelihood, its maximum at mu_hat, and mu the value th
 * ``q_mu_tilde``  t_mu_tilde where mu_hat <= mu, else 0                                               (Eq. 16)
 * ``l_mu``        t_mu where mu_hat >= mu, else 0: a lower limit
 
-A parameter bounded at zero has mu_hat >= 0 by itself; the two forms are then the same.
+A parameter bounded at zero has mu_hat >= 0 by itself; the two forms are then the same. Intervals and toys have the best
+fit within the bounds alone: of a parameter that may be negative their statistics are ``t_mu`` and ``q_mu``.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def evaluate(
     poi
         The parameter of interest.
     mu
-        Its tested value, one for all rows or one per row (B,); must be 0 for ``q0``.
+        Its tested value, one for all rows or one per row (B,); 0 for ``q0``, not negative for one with a tilde.
     name
         The statistic.
     rows
@@ -105,11 +106,15 @@ def evaluate(
     ConfigError
         If the statistic or the parameter is unknown.
     RangeError
-        If mu is outside the bounds, or not 0 for ``q0``.
+        If mu is outside the bounds, not 0 for ``q0``, or negative for a statistic with a tilde.
     """
     check_statistic(name)
     if name == "q0" and bool((torch.as_tensor(mu) != 0).any()):
         raise RangeError("q0 tests the value 0; use t_mu or q_mu for another value")
+    if name.endswith("tilde") and bool((torch.as_tensor(mu) < 0).any()):
+        raise RangeError(
+            f"{name} tests values >= 0, of a signal that is not negative; use {name.removesuffix('_tilde')}"
+        )
     column = likelihood.parameters.index(poi)
     free = free if free is not None else fit_batch(likelihood, None, rows, None, options)
     tested = torch.as_tensor(mu, dtype=torch.float64).expand(len(free)).clone()

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from inference.analysis import Analysis, level_and_kind
 from inference.intervals.asymptotics import IntervalKind, check_kind, critical_value
-from inference.intervals.confidence import STATISTIC
 from inference.pools.choice import PoolChoice
 from inference.pools.event_pool import EventPool
 from inference.record import Record
@@ -172,7 +171,7 @@ def _interval(
     pool, n = s.pool(analysis, points, s.critical_toys), s.critical_toys
     pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, n, s.seed, plan=plan, pool=pool)
     found = neyman_interval(analysis.likelihood, pairs, level, kind)
-    return found.interval, found.upper_error, critical_values(pairs, level, STATISTIC[kind])
+    return found.interval, found.upper_error, critical_values(pairs, level, found.interval.statistic)
 
 
 def _toy_limits(

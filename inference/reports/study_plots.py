@@ -95,7 +95,7 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
         axes.step(t[np.isfinite(t)], survival[np.isfinite(t)], where="post", color=colour, label=label)
         axes.plot([critical], [1 - cl], ls="", marker="o", ms=4, color=colour)
     x = np.linspace(0, 12, 400)
-    tails = 1.0 if statistic in (STATISTIC[kind] for kind in TWO_SIDED) else 0.5
+    tails = 1.0 if any(statistic in STATISTIC[kind] for kind in TWO_SIDED) else 0.5
     axes.plot(x, tails * special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
     axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
     axes.set_yscale("log")

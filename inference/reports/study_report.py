@@ -6,7 +6,7 @@ from pathlib import Path
 
 from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind, critical_value
-from inference.intervals.confidence import STATISTIC
+from inference.intervals.confidence import statistic_of
 from inference.reports.plots import save_figure
 from inference.reports.study_plots import plot_critical_values, plot_statistics, plot_toy_limits
 from inference.science_run import model_hash
@@ -60,7 +60,8 @@ def stored_critical(
     """Return critical values from the store of a construction, or the asymptotic one if there is none."""
     if path is None:
         return critical_value(cl, kind)
-    return critical_values(stored_pairs(analysis, poi, path), cl, STATISTIC[kind])
+    statistic = statistic_of(analysis.parameters, analysis.runs, poi, kind)
+    return critical_values(stored_pairs(analysis, poi, path), cl, statistic)
 
 
 def write_sensitivity(band: SensitivityBand, limits: ToyLimits, directory: Path) -> dict[str, Path]:

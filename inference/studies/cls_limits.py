@@ -80,8 +80,7 @@ def asymptotic_cls_curve(
     DataError
         If there is more than one data set, or the background-only fit failed.
     """
-    if float(likelihood.lower[likelihood.parameters.index(poi)]) != 0:
-        raise ConfigError(f"CLs: the lower bound of {poi} must be 0, where there is background only")
+    _require_bound(likelihood, poi)
     if likelihood.n_datasets != 1:
         raise DataError(f"CLs takes one data set, got {likelihood.n_datasets}")
     held = dict(fixed or {})
@@ -92,6 +91,16 @@ def asymptotic_cls_curve(
     data = asimov_data(parameters, runs, parameters.mapping(null.values[0]), ASIMOV_EVENTS)
     asimov = Likelihood(parameters, runs, data)
     return AsymptoticCLs(asimov, fit_batch(asimov, held, None, null.values), poi, cl, held)
+
+
+def _require_bound(likelihood: Likelihood, poi: str) -> None:
+    """Raise ConfigError unless a parameter is bounded at zero: only then q_mu of the best fit is q_mu_tilde."""
+    lower = float(likelihood.lower[likelihood.parameters.index(poi)])
+    if lower != 0:
+        raise ConfigError(
+            f"CLs: the lower bound of {poi} is {lower:.4g} and must be 0, where there is background only; bound "
+            "the parameter there"
+        )
 
 
 def cls_points(likelihood: Likelihood, poi: str, grid: Sequence[float]) -> tuple[Tensor, list[float]]:
@@ -114,10 +123,11 @@ def cls_points(likelihood: Likelihood, poi: str, grid: Sequence[float]) -> tuple
     Raises
     ------
     ConfigError
-        If the grid does not increase from a positive value.
+        If the grid does not increase from a positive value, or the parameter of interest may be negative.
     DataError
         If a conditional fit to the data fails.
     """
+    _require_bound(likelihood, poi)
     if not min(grid) > 0:
         raise ConfigError(f"grid of {poi}: CLs needs values above 0, got {list(grid)}")
     signal = profiled_points(likelihood, poi, grid)

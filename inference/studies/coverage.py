@@ -112,7 +112,9 @@ def _point(
     """Return the coverage of fits made with the parameter of interest held at its true value."""
     check_level("cl", cl)
     threshold = critical_at(critical, truth[poi])
-    t = fits.statistic(STATISTIC[kind])
+    # That of the best fit within the bounds of the parameter, as of the intervals.
+    _, name = STATISTIC[kind]
+    t = fits.statistic(name)
     fraction = clopper_pearson(int(at_least(threshold, t).sum()), len(t))
     return CoveragePoint(
         parameter=poi,

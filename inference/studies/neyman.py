@@ -17,7 +17,7 @@ from torch import Tensor
 
 from inference.fits.batch_fit import fit_batch
 from inference.intervals.asymptotics import IntervalKind
-from inference.intervals.confidence import STATISTIC
+from inference.intervals.confidence import statistic_of
 from inference.intervals.quick_results import around_maximum, set_interval
 from inference.likelihood.extended import Likelihood
 from inference.record import Record
@@ -200,7 +200,8 @@ def neyman_interval(
     """
     if pairs.model_hash != likelihood.model_hash:
         raise DataError("the toys were made with another model than the one of the data; make them again")
-    curve = critical_values(pairs, cl, STATISTIC[kind], smoothing)
+    statistic = statistic_of(likelihood.parameters, likelihood.runs, pairs.poi, kind)
+    curve = critical_values(pairs, cl, statistic, smoothing)
     around = around_maximum(likelihood)
     found, above, below = (
         set_interval(likelihood, pairs.poi, cl, kind, shifted(curve, k), around, critical_values="toys")

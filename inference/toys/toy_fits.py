@@ -21,6 +21,7 @@ from inference.intervals.statistics import FAILED_BELOW, one_sided
 from inference.likelihood.extended import Likelihood
 from inference.parameters import ParameterSet
 from inference.science_run import ScienceRun
+from surrogate.errors import ConfigError
 
 #: Columns of a stored pair of fits, with their units.
 UNITS = {
@@ -96,7 +97,7 @@ class ToyFits:
         Raises
         ------
         ConfigError
-            If there is no statistic of that name.
+            If there is no statistic of that name, or it needs fits at 0 that were not made.
         """
         return np.where(self.valid, likelihood_ratio(name, self), np.nan)
 
@@ -107,8 +108,13 @@ def likelihood_ratio(name: str, fits: ToyFits) -> np.ndarray:
     Raises
     ------
     ConfigError
-        If there is no statistic of that name.
+        If there is no statistic of that name, or it has a tilde and an estimate is negative: ln L(0) is not known.
     """
+    if name.endswith("tilde") and bool((fits.mu_hat < 0).any()):
+        raise ConfigError(
+            f"{name}: toys have estimates down to {np.nanmin(fits.mu_hat):.4g}, and were not fitted at 0; ask for "
+            f"{name.removesuffix('_tilde')}, or bound the parameter of interest at 0"
+        )
     t, mu_hat, mu = (torch.from_numpy(v) for v in (fits.ll_free - fits.ll_conditional, fits.mu_hat, fits.mu))
     return one_sided(name, (2 * t).clamp_min(0.0), mu_hat, mu).numpy()
 
