@@ -239,6 +239,21 @@ def test_the_critical_value_may_depend_on_mu() -> None:
     )
 
 
+@pytest.mark.parametrize(("n", "largest"), [(1, 2.7), (9, 2.7), (9, 1e9)])
+def test_critical_values_are_asked_for_within_the_bounds_alone(n: int, largest: float) -> None:
+    """From a best fit at zero, from one inside, and up to the bound without a crossing."""
+    likelihood, asked = counting(n, 2.0, 3.0), []
+    low, high = (float(bound[likelihood.parameters.index("mu")]) for bound in (likelihood.lower, likelihood.upper))
+
+    def critical(mu: Tensor) -> Tensor:
+        asked.extend(mu.tolist())
+        return largest - 1.2 * (-mu / 2).exp()
+
+    found = confidence_interval(likelihood, "mu", 0.9, critical=critical)
+    assert found.upper.status == ("found" if largest < 10 else "no_crossing")
+    assert low <= min(asked) <= max(asked) <= high
+
+
 def test_a_statistic_that_jumps_is_recorded_as_it_is() -> None:
     """Where the critical value falls below t the interval ends, and t there is what was measured."""
     likelihood = counting(9, 2.0, 3.0)

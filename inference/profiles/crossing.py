@@ -40,11 +40,13 @@ def _critical(critical: Critical, mu: Tensor) -> Tensor:
     return critical(mu) if callable(critical) else torch.full_like(mu, critical)
 
 
-def _critical_slope(critical: Critical, mu: Tensor, sizes: Tensor) -> Tensor:
+def _critical_slope(critical: Critical, mu: Tensor, sizes: Tensor, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """Return dc/dmu from values within the range of the search: a function may be defined on no more than that."""
     if not callable(critical):
         return torch.zeros_like(mu)
-    step = 1e-4 * sizes
-    return (critical(mu + step) - critical(mu - step)) / (2 * step)
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    below, above = torch.maximum(mu - 1e-4 * sizes, low), torch.minimum(mu + 1e-4 * sizes, high)
+    return (critical(above) - critical(below)) / (above - below)
 
 
 class CrossingFinder:
@@ -121,7 +123,8 @@ class CrossingFinder:
         return result.crossings()
 
     def _start(self, best: FitBatch, mu_hat: Tensor, sign: Tensor, bound: Tensor) -> Search:
-        anchor = self._anchor(best, mu_hat, -_critical(self.critical, mu_hat), (bound - mu_hat).abs().clamp(max=1.0))
+        size = (bound - mu_hat).abs().clamp(max=1.0)
+        anchor = self._anchor(best, mu_hat, -_critical(self.critical, mu_hat), size, (mu_hat, bound))
         # Inside the bounds the slope at the maximum is rounding; on a bound it points outwards of the maximum.
         inner = replace(
             anchor,
@@ -136,9 +139,9 @@ class CrossingFinder:
         critical, no = -inner.excess, torch.zeros_like(best.success)
         return Search(index, best, mu_hat, sign.to(mu_hat), bound, inner, outer, critical, first, none, none, no)
 
-    def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor) -> Anchor:
+    def _anchor(self, fits: FitBatch, mu: Tensor, excess: Tensor, size: Tensor, ends: tuple[Tensor, Tensor]) -> Anchor:
         tangent = profile_tangent(fits, self.column)
-        slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size)
+        slope = -2 * tangent.slope - _critical_slope(self.critical, mu, size, ends)
         return Anchor(mu, excess, slope, -2 * tangent.curvature, fits.values, tangent.direction)
 
     def _look(self, s: Search) -> tuple[Tensor, Tensor]:
@@ -170,7 +173,7 @@ class CrossingFinder:
         t = 2 * (s.best.log_likelihood - fits.log_likelihood)
         c = _critical(self.critical, mu)
         result.write(s.index, mu, t, c, fits)
-        anchor = self._anchor(fits, mu, t - c, (mu - s.mu_hat).abs())
+        anchor = self._anchor(fits, mu, t - c, (mu - s.mu_hat).abs(), (s.mu_hat, s.bound))
         stopped = (mu == s.bound) & (t < c)
         s = updated(s, anchor, c)
         better = t < BETTER
