@@ -53,6 +53,11 @@ class ToySettings:
         return None if self.pools is None else self.pools.pool(analysis.parameters, analysis.runs, points, self.n_toys)
 
 
+def no_upper_end(interval: Interval) -> str:
+    """Return what to say of an asymptotic interval without an upper end."""
+    return f"the asymptotic interval on {interval.parameter} has no upper end ({interval.upper.status})"
+
+
 def automatic_grid(analysis: Analysis, interval: Interval, n_points: int) -> list[float]:
     """Return a grid from the lower search bound, or from below the asymptotic lower limit, to beyond the upper one.
 
@@ -64,10 +69,7 @@ def automatic_grid(analysis: Analysis, interval: Interval, n_points: int) -> lis
     name = interval.parameter
     high = interval.upper.value
     if high is None:
-        raise DataError(
-            f"the asymptotic interval on {name} has no upper end ({interval.upper.status}); say where toys are to be "
-            "made, as a range of the parameter"
-        )
+        raise DataError(f"{no_upper_end(interval)}; say where toys are to be made, as a range of the parameter")
     bound, _ = search_range(analysis.likelihood, name)
     low = interval.lower.value
     if low is None:
@@ -75,6 +77,11 @@ def automatic_grid(analysis: Analysis, interval: Interval, n_points: int) -> lis
     else:
         low = max(bound, low - 0.5 * (high - low))
     return suggested_grid(low, high, n_points)
+
+
+def rough_interval(analysis: Analysis, poi: str, cl: float, kind: IntervalKind) -> Interval:
+    """Return the asymptotic interval around which toys are made: that of the kind, with both ends for a lower limit."""
+    return analysis.interval(poi, cl, "central" if kind == "lower" else kind)
 
 
 def neyman_study(
@@ -116,10 +123,9 @@ def neyman_study(
         If no grid can be chosen, a conditional fit fails, or the store holds another study.
     """
     level, kind = level_and_kind(analysis, cl, kind)
-    asymptotic = analysis.interval(poi, level, kind if kind == "upper" else "central")
-    points = profiled_points(
-        analysis.likelihood, poi, grid or automatic_grid(analysis, asymptotic, n_points), nuisances
-    )
+    if grid is None:
+        grid = automatic_grid(analysis, rough_interval(analysis, poi, level, kind), n_points)
+    points = profiled_points(analysis.likelihood, poi, grid, nuisances)
     pairs = settings.pairs(analysis, poi, points)
     return neyman_interval(analysis.likelihood, pairs, level, kind, smoothing), pairs
 

@@ -20,6 +20,7 @@ from inference.reports.scan import LimitScan, ScanSettings, limit_scan
 from inference.reports.scan_plots import plot_scan
 from inference.reports.scan_report import scan_text
 from inference.results import Interval
+from inference.toy_studies import ToySettings, neyman_study
 from surrogate.errors import ConfigError
 
 POI = "wimp_rate_multiplier"
@@ -62,7 +63,7 @@ def test_scan(files: tuple[Path, str, str], capsys: pytest.CaptureFixture[str]) 
     assert LimitScan.load(folder / "out" / "scan.json") == found
     assert read_record(folder / "out" / "scan.h5", LimitScan) == found
     assert (folder / "out" / "scan.png").stat().st_size > 0
-    assert len(list((folder / "toys").iterdir())) == 4
+    assert len(list((folder / "toys").glob("*.h5"))) == 4
     # The figure needs the record alone, and may lack everything but limits.
     labels = {t.get_text() for t in plot_scan(found, "cross section", 1e-47).axes[0].get_legend().get_texts()}
     assert {r"expected $\pm 2\sigma$", r"expected $\pm 1\sigma$", "median expected", "upper limit"} <= labels
@@ -97,6 +98,7 @@ def test_a_power_constraint_by_discovery() -> None:
         (["--over", "wimp_mss=20"], "did you mean 'wimp_mass'"),
         (["--over", "wimp_mass=20,30"], "has no entry for wimp_mass = 30"),
         (["--over", "wimp_mass=20", "--power", "0.16"], "needs the limits of background-only toys"),
+        (["--over", "wimp_mass=20", "--power", "0", "--bands", "9"], "power_threshold = 0.0 must lie strictly between"),
     ],
 )
 def test_bad_scans(
@@ -148,5 +150,29 @@ def test_critical_values_from_toys_at_every_value(tmp_path: Path) -> None:
         assert p.interval.critical_values == "toys"
         assert p.upper_error > 0
         assert p.interval.upper.value == pytest.approx(other.interval.upper.value, rel=0.15)
-    assert {f.name for f in tmp_path.iterdir()} == {f"{study}_{k}.h5" for study in ("neyman", "limits") for k in (0, 1)}
+    stores = {f.name for f in tmp_path.glob("*.h5")}
+    assert stores == {f"{study}_{k}.h5" for study in ("neyman", "limits") for k in (0, 1)}
     assert "error" in scan_text(found)
+
+
+def test_lower_limits_with_critical_values_from_toys() -> None:
+    """The same as those of the study of one value, on its grid around both ends."""
+    (value, analysis), *_ = analyses(9)
+    settings = ScanSettings("mu", 0.9, "lower", critical_toys=200, n_points=4)
+    (point,) = limit_scan([(value, analysis)], "mass", settings).points
+    alone, _ = neyman_study(analysis, "mu", ToySettings(200, pools=None), n_points=4, kind="lower", cl=0.9)
+    assert point.interval.lower.found
+    assert (point.interval.critical_values, point.interval.statistic) == ("toys", "l_mu")
+    assert point.interval.lower.value == alone.interval.lower.value
+
+
+def test_a_value_without_an_upper_end_is_recorded_and_the_scan_goes_on() -> None:
+    """9 counts over 3 are above any mu below 2: there is no place for toys."""
+    bounded = Analysis(*counting(3.0, high=2.0))
+    bounded.data = {"run": {"x": np.full(9, 0.5)}}
+    settings = ScanSettings("mu", 0.9, critical_toys=100, n_points=4)
+    missing, found = limit_scan([(0.0, bounded), (1.0, analyses(9)[1][1])], "mass", settings).points
+    assert (missing.interval.upper.status, missing.interval.critical_values) == ("at_bound", "asymptotic")
+    assert "has no upper end (at_bound), and so no range for toys" in missing.interval.remarks[-1]
+    assert found.interval.upper.found
+    assert found.interval.critical_values == "toys"

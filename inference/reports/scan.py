@@ -16,6 +16,7 @@ from inference.pools.choice import PoolChoice
 from inference.pools.event_pool import EventPool
 from inference.record import Record
 from inference.results import Interval
+from inference.studies.counting import check_level
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.discovery import discovery, scan_statistics
 from inference.studies.look_elsewhere import GlobalSignificance, global_significance
@@ -31,7 +32,7 @@ from inference.studies.power_constraint import (
 from inference.studies.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs, run_pairs
-from inference.toy_studies import automatic_grid
+from inference.toy_studies import automatic_grid, no_upper_end, rough_interval
 from surrogate.errors import ConfigError
 
 #: Where the power of a discovery is measured: so many signal strengths, up to so many median background-only limits.
@@ -160,18 +161,25 @@ class ScanSettings:
 def _interval(
     analysis: Analysis, value: float, settings: ScanSettings
 ) -> tuple[Interval, float | None, float | CriticalCurve]:
-    """Return the interval, the error of its upper end, and the critical values for the limits of toys."""
+    """Return the interval, the error of its upper end, and the critical values for the limits of toys.
+
+    Without an asymptotic upper end there is no place for toys; the interval is then asymptotic, and says so.
+    """
     s = settings
     level, kind = level_and_kind(analysis, s.confidence_level, s.kind)
-    asymptotic = analysis.interval(s.poi, level, kind)
     if not s.critical_toys:
-        return asymptotic, None, critical_value(level, kind)
-    points = profiled_points(analysis.likelihood, s.poi, automatic_grid(analysis, asymptotic, s.n_points))
+        return analysis.interval(s.poi, level, kind), None, critical_value(level, kind)
+    rough = rough_interval(analysis, s.poi, level, kind)
+    if rough.upper.value is None:
+        found = rough if rough.kind == kind else analysis.interval(s.poi, level, kind)
+        remark = f"critical values are asymptotic: {no_upper_end(rough)}, and so no range for toys"
+        return replace(found, remarks=(*found.remarks, remark)), None, critical_value(level, kind)
+    points = profiled_points(analysis.likelihood, s.poi, automatic_grid(analysis, rough, s.n_points))
     plan = s.plan_for("neyman", value)
     pool, n = s.pool(analysis, points, s.critical_toys), s.critical_toys
     pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, n, s.seed, plan=plan, pool=pool)
-    found = neyman_interval(analysis.likelihood, pairs, level, kind)
-    return found.interval, found.upper_error, critical_values(pairs, level, found.interval.statistic)
+    toys = neyman_interval(analysis.likelihood, pairs, level, kind)
+    return toys.interval, toys.upper_error, critical_values(pairs, level, toys.interval.statistic)
 
 
 def _toy_limits(
@@ -189,7 +197,8 @@ def _constraint(
     analysis: Analysis, value: float, interval: Interval, limits: ToyLimits, settings: ScanSettings
 ) -> PowerConstraint:
     """Return the smallest limit that has the power asked for, by the definition asked for."""
-    s, threshold = settings, settings.power_threshold or DEFAULT_THRESHOLD
+    s, given = settings, settings.power_threshold
+    threshold = DEFAULT_THRESHOLD if given is None else given
     if s.power == "rejection":
         return rejection_constraint(limits.ends("upper"), threshold)
     reach = POWER_REACH * rejection_constraint(limits.ends("upper"), 0.5).minimum
@@ -245,12 +254,15 @@ def limit_scan(
     Raises
     ------
     ConfigError
-        If there is no value, or the values do not increase, or a power constraint is asked for without toys.
+        If there is no value, or the values do not increase, or a power constraint is asked for without toys or with a
+        threshold that is none.
     UncertifiedError
         If a surrogate has no valid certificate and that was not allowed.
     """
-    if settings.power_threshold is not None and not settings.band_toys:
-        raise ConfigError("a power constraint needs the limits of background-only toys; ask for bands as well")
+    if settings.power_threshold is not None:
+        check_level("power_threshold", settings.power_threshold)
+        if not settings.band_toys:
+            raise ConfigError("a power constraint needs the limits of background-only toys; ask for bands as well")
     points: list[ScanPoint] = []
     toys: list[ToyPairs] = []
     background: dict[str, float] = {}
