@@ -46,7 +46,8 @@ def replacing_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success it takes the place of ``path``, else it is removed.
 
     A directory cannot be renamed over a non-empty one, so an old ``path`` is first moved aside and dropped last: at any
-    instant either the old or the new content is complete on disk.
+    instant either the old or the new content is complete on disk. A process killed between the two renames leaves both
+    under hidden names, ``.NAME.*.old`` and ``.NAME.*.tmp``, and none under its own.
     """
     temporary = _beside(path)
     temporary.mkdir()
@@ -57,7 +58,12 @@ def replacing_directory(path: Path) -> Iterator[Path]:
         old = temporary.with_suffix(".old")
         if path.exists():
             path.rename(old)
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
         _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:

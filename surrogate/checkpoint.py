@@ -215,19 +215,30 @@ def read_certificate(path: Path) -> Certificate | None:
 
 
 def write_certificate(
-    path: Path, passed: bool, metrics: Mapping[str, Any], thresholds: Mapping[str, Any]
+    path: Path, passed: bool, metrics: Mapping[str, Any], thresholds: Mapping[str, Any], identity: str
 ) -> Certificate:
     """Write the verdict of a validation into a checkpoint, atomically, and return it.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    passed, metrics, thresholds
+        The verdict, what was measured, and what was allowed.
+    identity
+        That of the surrogate that was measured.
 
     Raises
     ------
     CheckpointError
-        If the checkpoint is damaged.
+        If the checkpoint is damaged, or holds another surrogate by now.
     ConfigError
         If the metrics or thresholds are not plain JSON data (NaN and infinities are not).
     """
     record = read_record(path)
-    certificate = Certificate(passed, dict(metrics), dict(thresholds), _versions()["xeflow"], record["identity"])
+    if record["identity"] != identity:
+        raise CheckpointError(f"{path}: was replaced by another surrogate during its validation; validate it again")
+    certificate = Certificate(passed, dict(metrics), dict(thresholds), _versions()["xeflow"], identity)
     record["certificate"] = asdict(certificate)
     record["sha256"] = _record_hash(record)
     write_json(Path(path) / RECORD_FILE, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, get_args
 
@@ -58,6 +58,10 @@ class EnsembleSource:
                 )
         if self.sharing not in get_args(Sharing):
             raise ConfigError(unknown_name("sharing", self.sharing, get_args(Sharing), "ensemble"))
+
+    def on(self, device: torch.device | str) -> EnsembleSource:
+        """Return the ensemble on a device."""
+        return replace(self, members=tuple(member.on(device) for member in self.members))
 
     @property
     def generated_rate(self) -> float:

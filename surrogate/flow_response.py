@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -53,6 +53,10 @@ class FlowResponse:
                 f"response: a surrogate with a nuisance '{ENERGY}' [keV] is needed, this one has "
                 f"{', '.join(names) or 'none'}; train it on a source of kind 'mono'"
             )
+
+    def on(self, device: torch.device | str) -> FlowResponse:
+        """Return the response on a device."""
+        return replace(self, source=self.source.on(device))
 
     @property
     def observables(self) -> ObservableSpace:

@@ -84,6 +84,10 @@ class FlowSource:
         )
         self.generated_rate = float(generated_rate)
 
+    def on(self, device: torch.device | str) -> FlowSource:
+        """Return the source on a device."""
+        return FlowSource(self.flow, self.acceptance, self.generated_rate, self.flow.dtype, device)
+
     @property
     def observables(self) -> ObservableSpace:
         """The region of interest."""

@@ -18,6 +18,7 @@ the polynomial in theta that is closest to logit eps, with the covariance that f
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -183,5 +184,13 @@ def _in_theta(
         deviation = (basis.values(theta) @ projected - torch.logit(eps)) / error
         if float(deviation.square().mean().sqrt()) <= CLOSE:
             break
+    else:
+        warnings.warn(
+            f"acceptance: the polynomial of theta of degree {HIGHEST} follows the symmetric fit only to "
+            f"{float(deviation.square().mean().sqrt()):.2g} of its standard errors; narrow the ranges of the nuisance "
+            "parameters, or train without symmetries",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     carried = inverse @ slope
     return basis, projected, (carried @ covariance @ carried.T).contiguous()

@@ -72,6 +72,10 @@ class Response(Protocol):
 class SmoothResponse(Response, Protocol):
     """A response that is a density with jets in theta at every energy. All arguments broadcast over *."""
 
+    def on(self, device: torch.device | str) -> SmoothResponse:
+        """Return the response on a device."""
+        ...
+
     def log_prob(self, x: Tensor, energy: Tensor, theta: Tensor) -> Tensor:
         """Return ln p(x | E, theta) (*,) for x (*, D), E (*,) in keV and theta (*, K); -inf outside the region."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Mapping
@@ -55,6 +56,12 @@ class SpectrumSource:
 
     def __post_init__(self) -> None:
         self.nodes  # noqa: B018 (checks the spectrum)
+
+    def on(self, device: torch.device | str) -> SpectrumSource:
+        """Return the source on a device; the energies, which are checked, stay those of this one."""
+        moved = copy.copy(self)
+        object.__setattr__(moved, "response", self.response.on(device))
+        return moved
 
     @cached_property
     def nodes(self) -> EnergyNodes:

@@ -186,19 +186,27 @@ def test_tensors_of_another_checkpoint_are_refused(checkpoint: Path, tmp_path: P
 def test_a_certificate_is_kept_with_the_surrogate(checkpoint: Path) -> None:
     assert read_certificate(checkpoint) is None
     before = load_checkpoint(checkpoint)
-    written = write_certificate(checkpoint, True, {"c2st": 0.502}, {"c2st": 0.505})
+    written = write_certificate(checkpoint, True, {"c2st": 0.502}, {"c2st": 0.505}, before.identity)
     assert read_certificate(checkpoint) == written
     assert written.passed
     assert written.identity == before.identity
     assert load_checkpoint(checkpoint).identity == before.identity
-    assert not write_certificate(checkpoint, False, {"c2st": 0.6}, {"c2st": 0.505}).passed
+    assert not write_certificate(checkpoint, False, {"c2st": 0.6}, {"c2st": 0.505}, before.identity).passed
     with pytest.raises(ConfigError, match="plain finite JSON data"):
-        write_certificate(checkpoint, True, {"c2st": float("inf")}, {})
+        write_certificate(checkpoint, True, {"c2st": float("inf")}, {}, before.identity)
     assert read_certificate(checkpoint) is not None
 
 
+def test_a_certificate_is_refused_to_a_surrogate_that_took_the_place_of_the_measured_one(checkpoint: Path) -> None:
+    measured = load_checkpoint(checkpoint).identity
+    save_checkpoint(checkpoint, flow_source(seed=5), {})
+    with pytest.raises(CheckpointError, match="replaced by another surrogate"):
+        write_certificate(checkpoint, True, {}, {}, measured)
+    assert read_certificate(checkpoint) is None
+
+
 def test_retraining_voids_the_certificate(checkpoint: Path) -> None:
-    write_certificate(checkpoint, True, {}, {})
+    write_certificate(checkpoint, True, {}, {}, load_checkpoint(checkpoint).identity)
     certificate = json.loads((checkpoint / RECORD_FILE).read_text())["certificate"]
     save_checkpoint(checkpoint, flow_source(seed=5), {})
     assert read_certificate(checkpoint) is None

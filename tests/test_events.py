@@ -128,6 +128,18 @@ def test_segments_of_another_run_are_not_taken_over(tmp_path: Path) -> None:
         EventFile.open(tmp_path / "e.h5")
 
 
+def test_a_run_that_another_process_ended_leaves_no_segments_to_a_third(tmp_path: Path) -> None:
+    first, second = (EventWriter(tmp_path / "e.h5", schema(), {"n": 1}) for _ in range(2))
+    first.write(0, segment(0))
+    first.finish(1)
+    with pytest.raises(DataError, match="was removed while segments were written"):
+        second.write(1, segment(1))
+    (tmp_path / "e.h5.parts").mkdir()
+    (tmp_path / "e.h5.parts" / "00000000.h5").touch()
+    with pytest.raises(ConfigError, match="other settings"):
+        EventWriter(tmp_path / "e.h5", schema(), {"n": 1})
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     """Whatever part is missing or cut short, one error that names it, and the file is closed."""
     path = written(tmp_path / "events.h5", [segment(0, weighted=True)], weighted=True)

@@ -340,9 +340,10 @@ def write_checkpoint(path: Path, space: ObservableSpace = SPACE, certified: bool
     theta = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
     generated = torch.full((9,), 1000.0, dtype=torch.float64)
     acceptance = fit_acceptance(NUISANCES, theta, generated, 400 + 20 * theta[:, 0], degree=1)
-    save_checkpoint(path, FlowSource(flow, acceptance, 5.0), {})
+    source = FlowSource(flow, acceptance, 5.0)
+    save_checkpoint(path, source, {})
     if certified:
-        write_certificate(path, True, {}, {})
+        write_certificate(path, True, {}, {}, source.identity)
 
 
 def without_ancillary() -> dict[str, np.ndarray]:

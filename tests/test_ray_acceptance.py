@@ -10,6 +10,7 @@ import pytest
 import torch
 from training_cases import event_file
 
+from surrogate import ray_acceptance
 from surrogate.acceptance import fit_acceptance
 from surrogate.basis import ThetaBasis
 from surrogate.errors import DataError
@@ -75,6 +76,12 @@ def test_it_is_right_within_its_errors_and_better_than_counts_alone():
     width = float(torch.stack(pulls).square().mean().sqrt())
     assert 0.6 < width < 1.5
     assert np.mean(errors["rays"]) < 0.8 * np.mean(errors["counts"])
+
+
+def test_a_polynomial_that_does_not_follow_the_symmetric_fit_is_a_warning(monkeypatch):
+    monkeypatch.setattr(ray_acceptance, "HIGHEST", 1)
+    with pytest.warns(RuntimeWarning, match="of degree 1 follows the symmetric fit only to"):
+        fit_ray_acceptance(SPACE, simulated(100, 200, seed=0), max_degree=3)
 
 
 def test_events_that_are_all_kept_or_all_lost_are_refused():

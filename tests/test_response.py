@@ -13,8 +13,10 @@ from source_cases import DISC, flow_source, scaled
 from torch import Tensor
 
 from surrogate.beta_spectra import exponential_spectrum, flat_spectrum, gaussian_spectrum, line_spectrum
+from surrogate.ensemble import EnsembleSource
 from surrogate.errors import ConfigError, RangeError
 from surrogate.flow_response import FlowResponse
+from surrogate.flow_source import FlowSource
 from surrogate.jet import Jet, jet_of_log
 from surrogate.jet_algebra import grouped_sum, product, reciprocal, weighted_sum
 from surrogate.nuclear_spectra import wimp_si_spectrum
@@ -194,6 +196,20 @@ def test_a_flow_with_the_energy_among_its_parameters_is_a_response() -> None:
         response.efficiency(torch.tensor(70.0, dtype=torch.float64), theta)
     with pytest.raises(ConfigError, match="kind 'mono'"):
         energy_flow(("t", "g1"))
+
+
+def test_a_folded_ensemble_of_flows_is_moved_to_a_device_as_a_whole() -> None:
+    flow = energy_flow().source
+    assert isinstance(flow, FlowSource)
+    source = FlowResponse(EnsembleSource((flow, flow))).fold(line_spectrum(30.0, 2.0))
+    moved = source.on("meta")
+    assert isinstance(moved.response, FlowResponse)
+    assert isinstance(moved.response.source, EnsembleSource)
+    for member in moved.response.source.members:
+        assert member.acceptance.coefficients.device.type == "meta"
+        assert all(weight.device.type == "meta" for weight in member.flow.parameters())
+    assert moved.nodes is source.nodes
+    assert flow.acceptance.coefficients.device.type == "cpu"
 
 
 def random_jets(n: int, seed: int) -> Jet:

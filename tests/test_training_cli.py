@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,11 @@ from training_cases import SIMULATION, config, event_file, plan
 import xeflow
 from surrogate.checkpoint import load_checkpoint, read_certificate, read_record
 from surrogate.errors import ConfigError, DataError
+from surrogate.locks import only_writer
+from training import prepare
+from training.settings import TrainConfig
+from training.simulation import simulate_to_file
+from training.simulator_config import SimulationFile
 from training.train import train
 from training.truth import compare_with_truth
 from training.validation_job import validate_checkpoint
@@ -51,7 +58,7 @@ def test_train_writes_record_checkpoint_and_curve(folder):
     assert content["metadata"]["config"]["data"]["simulate"]["source"] == "er"
     assert content["metadata"]["metrics"]["held_out_nll"] == record["held_out_nll"]
     assert content["metadata"]["events"]["detector"]["name"] == "xenon1t_like"
-    assert len(content["metadata"]["data_hash"]) == 64
+    assert [len(digest) for digest in content["metadata"]["data_hashes"]] == [64]
 
 
 def test_the_trained_rate_is_the_simulators(folder):
@@ -87,14 +94,61 @@ def test_validate_certifies_and_tells_by_its_exit_code(folder, capsys):
     assert "did you mean 'auc'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("fresh", [True, False])
+def test_events_of_another_simulation_are_refused(folder, monkeypatch, fresh):
+    monkeypatch.chdir(folder)
+    data = TRAINING["data"] | {"fresh": fresh}
+    changed = TRAINING | {"data": data | {"simulate": SIMULATION | {"source": "nr", "seed": 8}}}
+    with pytest.raises(ConfigError, match="event file and the simulate block differ in source, generated rate"):
+        train(TrainConfig.model_validate(changed), shown=False)
+    ranges = {"elife": {"low": 400.0, "high": 500.0}, "g1": {"fixed": 0.12}}
+    fixed = TRAINING | {"data": data | {"simulate": SIMULATION | {"nuisances": ranges}}}
+    with pytest.raises(ConfigError, match="differ in nuisances, fixed; remove the file"):
+        train(TrainConfig.model_validate(fixed), shown=False)
+
+
+def test_a_training_on_fresh_events_is_not_continued_with_another_simulation(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    changed = TRAINING | {"data": TRAINING["data"] | {"simulate": SIMULATION | {"seed": 8}}}
+    with pytest.raises(ConfigError, match="belongs to a training with another data; start afresh"):
+        train(TrainConfig.model_validate(changed), shown=False)
+
+
+def test_of_several_jobs_one_makes_the_event_file(tmp_path, monkeypatch):
+    settings, made = config(tmp_path, data={"simulate": SIMULATION}), []
+    path = tmp_path / "events.h5"
+    monkeypatch.setattr(prepare, "simulate_to_file", lambda *args, **options: made.append(args))
+
+    def other_job() -> None:
+        with only_writer(path):
+            locked.set()
+            time.sleep(0.2)
+            event_file(path)
+
+    locked, job = threading.Event(), threading.Thread(target=other_job)
+    job.start()
+    locked.wait()
+    with prepare.open_events(settings, tmp_path, shown=False) as events:
+        assert events.n_events > 0
+    job.join()
+    assert not made
+
+
 def test_validation_on_the_training_events_is_refused(folder, tmp_path):
-    with pytest.raises(DataError, match="was trained on them"):
-        validate_checkpoint(folder / "er", [folder / "er.h5"], 4000, seed=1)
+    fresh = event_file(tmp_path / "fresh.h5", seed=77)
+    with pytest.raises(DataError, match=r"er\.h5: .* was trained on it"):
+        validate_checkpoint(folder / "er", [fresh, folder / "er.h5"], 4000, seed=1)
     with pytest.raises(ConfigError, match="seed = 5 is that of the training"):
         validate_checkpoint(folder / "er", [], 4000, seed=5)
-    fresh = event_file(tmp_path / "fresh.h5", seed=77)
     record = validate_checkpoint(folder / "er", [fresh], 4000, seed=1)
     assert record.n_generated == plan().n_blocks * 256
+
+
+def test_validation_on_events_of_another_rate_is_refused(folder, tmp_path):
+    block = SIMULATION | {"source": "nr", "seed": 6, "n_generated": 20_000}
+    simulate_to_file(SimulationFile.model_validate(block).build(Path()), tmp_path / "nr.h5", workers=1)
+    with pytest.raises(DataError, match="are generated per tonne-year"):
+        validate_checkpoint(folder / "er", [tmp_path / "nr.h5"], 4000, seed=1)
 
 
 def test_inspect_prints_a_checkpoint(folder, capsys):

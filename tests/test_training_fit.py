@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from training_cases import config, event_file
 
 from surrogate.checkpoint import read_record
@@ -95,6 +97,23 @@ def test_a_finished_training_is_not_repeated(folder, uninterrupted):
     again = run(config(folder, name="uninterrupted"))
     assert torch.equal(weights(again), weights(uninterrupted))
     assert state.stat().st_mtime_ns == written
+
+
+def test_of_several_processes_one_writes_what_is_finished(folder, uninterrupted, monkeypatch):
+    assert run(config(folder, name="uninterrupted")).primary
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert not run(config(folder, name="uninterrupted")).primary
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert not run(config(folder, name="uninterrupted")).primary
+
+
+def test_a_time_limit_of_another_process_ends_the_training_for_good(folder, monkeypatch):
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce_boolean_decision", lambda *args, **options: True)
+    settings = config(folder, name="other_clock")
+    stopped = run(settings)
+    assert (stopped.history.stopped, stopped.history.checks[-1].step) == ("time limit", 15)
+    assert run(settings).history.checks == stopped.history.checks
 
 
 def test_a_state_of_other_events_or_a_damaged_one_is_refused(folder, uninterrupted):

@@ -15,6 +15,7 @@ from rich.table import Table
 from surrogate.atomic import write_json
 from surrogate.checkpoint import Certificate, describe_checkpoint
 from surrogate.errors import ConfigError
+from surrogate.locks import only_writer
 from surrogate.shipped import checkpoint_path
 from training.criteria import Criterion, Thresholds
 from training.plots import save_figure
@@ -46,7 +47,7 @@ def simulate(
     Run again after an interruption, the same command continues where it stopped.
     """
     plan = read_simulation(config)
-    with SimulationBar(plan.source.name) as bar:
+    with only_writer(output), SimulationBar(plan.source.name) as bar:
         record = simulate_to_file(plan, output, workers, progress=bar.show)
     rows = {
         "event file": record.path,
@@ -208,7 +209,7 @@ def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
         "acceptance": "degree {degree}, chi2 {chi2:.1f} for {n_dof} degrees of freedom".format_map(
             content["members"][0]["acceptance"]
         ),
-        "training data": str(metadata.get("data_hash", "unknown")),
+        "training data": ", ".join(metadata.get("data_hashes") or [metadata.get("data_hash", "unknown")]),
         "NLL, held out": str(metadata.get("metrics", {}).get("held_out_nll", "unknown")),
         "versions": ", ".join(f"{k} {v}" for k, v in content["versions"].items()),
         "identity": content["identity"],

@@ -168,13 +168,18 @@ class EventSet:
         DataError
             If the files do not tell it.
         """
-        rate = self._files[0].generated_rate
+        rate = self.known_rate
         if rate is None:
             raise DataError(
                 "event files: they do not tell the generated rate, without which there is no mu(theta); "
                 "give generated_rate where the files are written or mapped"
             )
         return rate
+
+    @property
+    def known_rate(self) -> float | None:
+        """Generated events per tonne-year, None if the files do not tell it."""
+        return self._files[0].generated_rate
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -242,7 +247,11 @@ class EventSet:
             first = last
         return UnitEvents.join(parts)
 
+    def file_hashes(self) -> list[str]:
+        """Return the SHA-256 of the content of each file."""
+        return [file.content_hash() for file in self._files]
+
     def content_hash(self) -> str:
         """Return the SHA-256 of the files' contents."""
-        digests = [file.content_hash() for file in self._files]
+        digests = self.file_hashes()
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

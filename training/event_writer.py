@@ -96,13 +96,14 @@ class EventWriter:
         self.path, self.schema = path, schema
         self.parts = path.with_name(path.name + ".parts")
         record = json.loads(json.dumps({"schema": schema.to_dict(), "identity": dict(identity)}))
-        marker = self.parts / "identity.json"
-        if marker.exists() and json.loads(marker.read_text()) != record:
+        self._marker = self.parts / "identity.json"
+        found = json.loads(self._marker.read_text()) if self._marker.exists() else None
+        if found != record and any(self.parts.glob("*.h5")):
             raise ConfigError(
                 f"{self.parts} holds the segments of a run with other settings; remove it, or choose another output"
             )
-        if not marker.exists():
-            write_json(marker, record)
+        if found != record:
+            write_json(self._marker, record)
 
     def _part(self, index: int) -> Path:
         return self.parts / f"{index:08d}.h5"
@@ -123,8 +124,11 @@ class EventWriter:
         ------
         DataError
             If it does not fit the schema, or cannot be written (a full disk): segments already written stay valid.
+            If another process has finished or removed the run.
         """
         check_segment(segment, self.schema)
+        if not self._marker.exists():
+            raise DataError(f"{self.parts} was removed while segments were written to it; run the same command again")
         try:
             with replacing_file(self._part(index)) as temporary, h5py.File(temporary, "w") as part:
                 _write_blocks(part, segment.blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import time
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from surrogate.atomic import replacing_file
 from surrogate.errors import CheckpointError, ConfigError
@@ -104,12 +106,12 @@ def fit_flow(
         if history.stopped:
             module.load_state_dict(state["state_dict"])
             supply.restore(state.get(EventDataModule.__name__, {}))
-            return FittedFlow(module.best, history, data.steps_per_pass)
+            return FittedFlow(module.best, history, data.steps_per_pass, _first_process())
         logger.info("%s: continued from step %d of %d", config.name, history.checks[-1].step, data.total_steps)
     with TrainingProgress(config.name, data.total_steps, shown) as progress:
         keeper = _Keeper(config, data.total_steps, history, dict(fingerprint), progress)
-        primary = _run(config, module, data, keeper, path if path.exists() else None)
-    return FittedFlow(module.best, keeper.history, data.steps_per_pass, primary)
+        _run(config, module, data, keeper, path if path.exists() else None)
+    return FittedFlow(module.best, keeper.history, data.steps_per_pass, _first_process())
 
 
 class _Keeper(Callback):
@@ -154,6 +156,8 @@ class _Keeper(Callback):
         self._progress.validated(check.step, check.train_nll, check.held_out_nll)
         # the decision is shared, or processes with different clocks would wait for each other for ever
         trainer.should_stop = trainer.strategy.reduce_boolean_decision(bool(self.history.stopped), all=False)
+        if trainer.should_stop and not self.history.stopped:
+            self.history.stopped = "time limit"  # of another process: all else is equal in all of them
         self._write(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -173,13 +177,16 @@ class _Keeper(Callback):
         self.history.write_csv(self._config.run_directory / HISTORY_FILE)
 
 
-def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper: _Keeper, state: Path | None) -> bool:
-    """Run the trainer and return whether this is its first process.
+def _first_process() -> bool:
+    """Return whether this process writes the results of a distributed training: known without a trainer as well."""
+    return getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
 
-    An interruption leaves as KeyboardInterrupt, with the signal's handler restored.
-    """
+
+def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper: _Keeper, state: Path | None) -> None:
+    """Run the trainer; an interruption leaves as KeyboardInterrupt, with the signal's handler restored."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
     trainer = Trainer(
-        accelerator=config.device,
+        accelerator=found if config.device == "auto" else config.device,
         devices=config.devices,
         max_steps=data.total_steps,
         gradient_clip_val=config.optimiser.gradient_clip,
@@ -205,7 +212,6 @@ def _run(config: TrainConfig, module: FlowModule, data: EventDataModule, keeper:
         done = keeper.history.checks[-1].step if keeper.history.checks else 0
         logger.warning("%s: interrupted; the same command continues from step %d", config.name, done)
         raise KeyboardInterrupt from None
-    return trainer.is_global_zero
 
 
 def _load_state(path: Path, fingerprint: Mapping[str, Any]) -> dict[str, Any]:

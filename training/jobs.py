@@ -37,8 +37,9 @@ class TrainingJob:
         elsewhere = {"name", "checkpoint", "runs", "threads", "device", "acceptance", "ensemble"}
         content = self.config.model_dump(mode="json", exclude=elsewhere)
         content["optimiser"].pop("cpu_minutes")
-        kept = ("symmetries", "fresh", "validation_fraction", "memory_mb")
-        content["data"] = {key: content["data"][key] for key in kept}
+        content["data"] = {key: content["data"][key] for key in _data_keys(self.config)}
+        if content["data"].get("templates"):
+            content["data"]["templates"].pop("folder")
         if self.split != _whole(self.config):
             content["split"] = [self.split.seed, self.split.part, self.split.bootstrap]
         blocks = {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in content.items()}
@@ -84,6 +85,12 @@ def sharing_of(config: TrainConfig) -> Sharing:
         return "none"
     shared: dict[Literal["none", "poisson"], Sharing] = {"none": "all", "poisson": "bootstrap"}
     return shared[config.ensemble.bootstrap]
+
+
+def _data_keys(config: TrainConfig) -> tuple[str, ...]:
+    """Return the entries of the data block that a training depends on beside the content of its files."""
+    drawn = ("simulate", "templates") if config.data.fresh else ()
+    return ("symmetries", "fresh", "validation_fraction", "memory_mb", *drawn)
 
 
 def _whole(config: TrainConfig) -> EventSplit:

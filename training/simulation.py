@@ -62,8 +62,8 @@ class SimulationProgress:
 class SimulationRecord:
     """What a simulation did.
 
-    ``mu_nominal_box`` is the mean of mu(theta) over the simulated thetas, events per tonne-year, with its standard
-    error.
+    ``mean_expected`` is the mean of mu(theta) over the simulated thetas, events per tonne-year, and
+    ``mean_expected_std`` its standard error.
     """
 
     path: str

@@ -22,7 +22,7 @@ from training.event_set import BlockCounts, EventSet
 from training.fit import FittedFlow, fit_flow
 from training.jobs import TrainingJob, distillation_job, member_job, sharing_of, training_jobs
 from training.plots import plot_training, save_figure
-from training.prepare import prepare_events, simulation_plan
+from training.prepare import open_events, simulation_plan
 from training.run_files import CURVE_FILE, drop_run
 from training.settings import AcceptanceConfig, TrainConfig
 from training.supply import FileSupply, SimulatedSupply, Supply
@@ -62,13 +62,12 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     """
     if restart:
         drop_run(config.run_directory)
-    paths = prepare_events(config, folder, shown)
     jobs = training_jobs(config)
-    with torch_threads(config.threads), EventSet.open(paths) as events:
+    with torch_threads(config.threads), open_events(config, folder, shown) as events:
         trained = [_train_flow(job, events, folder, shown) for job in jobs]
         distilled = _distilled(config, trained, events, folder, shown) if config.ensemble.distil else None
         final = [distilled] if distilled else trained
-        rate, data_hash, origin = events.generated_rate, events.content_hash(), dict(events.metadata)
+        rate, hashes, origin = events.generated_rate, events.file_hashes(), dict(events.metadata)
         acceptances = _acceptances(config, events, final)
     flows = [
         FlowSource(each.fitted.flow, acceptance, rate, dtype=torch.float32)
@@ -80,7 +79,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
     record = TrainRecord.of(config.name, config.checkpoint, members, one, acceptances[0], config.data.fresh)
     metadata = {
         "name": config.name,
-        "data_hash": data_hash,
+        "data_hashes": hashes,
         "events": origin,
         "config": config.model_dump(mode="json"),
         "seeds": {"training": config.seed, "members": [member.seed for member in members]},
@@ -113,8 +112,7 @@ def train_member(
     job = member_job(config, member)
     if restart:
         drop_run(job.config.run_directory)
-    paths = prepare_events(config, folder, shown)
-    with torch_threads(config.threads), EventSet.open(paths) as events:
+    with torch_threads(config.threads), open_events(config, folder, shown) as events:
         return _train_flow(job, events, folder, shown).record
 
 

@@ -148,9 +148,9 @@ def validate(
         If there are too few fresh events.
     """
     thresholds, effort = thresholds or Thresholds(), effort or Effort()
+    record = read_record(checkpoint)
     # float32: the statistics of a validation never tell it from float64
     source = load_checkpoint(checkpoint, dtype=torch.float32)
-    record = read_record(checkpoint)
     measured = measure(source, sample, effort)
     held_out = held_out_result(record["metadata"].get("metrics", {}))
     criteria = judge(measured, thresholds, held_out)
@@ -169,7 +169,7 @@ def validate(
         "n_events": outcome.n_events,
         "n_generated": outcome.n_generated,
     }
-    write_certificate(checkpoint, passed, metrics, asdict(thresholds))
+    write_certificate(checkpoint, passed, metrics, asdict(thresholds), record["identity"])
     return outcome, measured
 
 

@@ -188,8 +188,7 @@ class PitResult(NamedTuple):
 def integral_transforms(flow: UnitDensity, events: UnitEvents) -> PitResult:
     """Return z = T(u), uniform on the cube for the true density, and the Kolmogorov distance of each coordinate.
 
-    The error is the standard deviation of sqrt(n) D under Kolmogorov's distribution, divided by sqrt(n), plus its mean:
-    what a perfect flow shows.
+    The error is the mean of Kolmogorov's distribution, sqrt(pi/2) ln 2, divided by sqrt(n): what a perfect flow shows.
     """
     parts = zip(events.u.split(ROWS), events.theta.split(ROWS), strict=True)
     z = torch.cat([flow.to_base(u.to(flow.dtype), t.to(flow.dtype))[0].double() for u, t in parts])

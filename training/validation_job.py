@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from surrogate.checkpoint import read_record
 from surrogate.errors import ConfigError, DataError
@@ -84,14 +86,30 @@ def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) 
         rate = record["members"][0]["generated_rate"]
         return FreshSample(*drawn_events(TemplateDraw.model_validate(templates), n_events, seed, rate))
     if not events:
-        return FreshSample.simulate(fresh_plan(checkpoint, seed, GENERATED_PER_EVENT * n_events), n_events)
+        plan = fresh_plan(checkpoint, seed, GENERATED_PER_EVENT * n_events)
+        _check_rate(checkpoint, record, plan.source.generated_rate)
+        return FreshSample.simulate(plan, n_events)
     with EventSet.open(list(events)) as opened:
         for what, key in ((opened.observables, "observables"), (opened.nuisances, "nuisances")):
             if what.to_dict() != record[key]:
                 raise DataError(f"event files: their {key} differ from those of {checkpoint}")
-        if opened.content_hash() == record["metadata"].get("data_hash"):
-            raise DataError(f"event files: {checkpoint} was trained on them; give fresh ones")
+        known = record["metadata"].get("data_hashes", [record["metadata"].get("data_hash")])
+        for path, digest in zip(events, opened.file_hashes(), strict=True):
+            if digest in known:
+                raise DataError(f"event file {path}: {checkpoint} was trained on it; give fresh ones")
+        if opened.known_rate is not None:
+            _check_rate(checkpoint, record, opened.known_rate)
         return FreshSample.read(opened, n_events)
+
+
+def _check_rate(checkpoint: Path, record: Mapping[str, Any], rate: float) -> None:
+    """Raise unless fresh events refer to the generated rate of the surrogate: a validation sees only their ratio."""
+    for member in record["members"]:
+        if not math.isclose(member["generated_rate"], rate, rel_tol=1e-9):
+            raise DataError(
+                f"fresh events: {rate:g} are generated per tonne-year, and {member['generated_rate']:g} in "
+                f"{checkpoint}; give events of the same source, or train it again"
+            )
 
 
 def fresh_plan(checkpoint: Path, seed: int, n_generated: int) -> SimulationPlan:
