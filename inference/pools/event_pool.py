@@ -32,8 +32,10 @@ from inference.pools.weights import calibrated
 from inference.science_run import RunSource, ScienceRun, expected_counts, model_hash, theta_of
 from inference.toys.draws import draw_counts, throw_centres
 from inference.toys.philox import stream_of, uniforms
+from surrogate.ensemble import EnsembleSource
 from surrogate.errors import ConfigError, DataError
 from surrogate.flow_source import FlowSource
+from surrogate.spectrum_source import SpectrumSource
 
 CPU = torch.device("cpu")
 #: Memory of the coefficients of the toys that are fitted at a time.
@@ -106,15 +108,13 @@ class RunPool:
 
 
 def moved_run(run: ScienceRun, device: torch.device) -> ScienceRun:
-    """Return a run whose trained sources are on a device."""
-    sources = []
-    for c in run.sources:
-        flow = c.source
-        if isinstance(flow, FlowSource):
-            moved = FlowSource(flow.flow, flow.acceptance, flow.generated_rate, flow.flow.dtype, device)
-            sources.append(replace(c, source=moved))
-        else:
-            sources.append(c)
+    """Return a run whose trained sources are on a device; templates follow the tensors they are given."""
+    sources = (
+        replace(c, source=c.source.on(device))
+        if isinstance(c.source, FlowSource | EnsembleSource | SpectrumSource)
+        else c
+        for c in run.sources
+    )
     return replace(run, sources=tuple(sources))
 
 
