@@ -128,9 +128,13 @@ class Analysis:
     def remarks(self) -> tuple[str, ...]:
         """Return what a reader of results must know: events per run, events dropped, surrogates not certified."""
         lines = [event_remark(name, events) for name, events in self.data.events.items()]
-        if self.uncertified:
-            lines.append(f"without a valid certificate: {', '.join(self.uncertified)}")
+        if remark := self.certificate_remark():
+            lines.append(remark)
         return tuple(lines)
+
+    def certificate_remark(self) -> str:
+        """Return which surrogates have no valid certificate; empty if all have one."""
+        return f"without a valid certificate: {', '.join(self.uncertified)}" if self.uncertified else ""
 
     def set_fit_guesses(self, **fit_guesses: float) -> None:
         """Set where fits start, for the parameters given."""

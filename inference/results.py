@@ -27,6 +27,8 @@ class SurrogateError(Record):
     incomplete
         Sources of which only a part is known, so that the error is a lower bound: single flows, of which the rate's
         error alone is, and ensembles that were all trained on the same events.
+    unknown
+        Sources of which nothing is known, and nothing counted: responses folded with a spectrum.
     """
 
     values: dict[str, float]
@@ -34,6 +36,7 @@ class SurrogateError(Record):
     upper: float | None
     by_source: dict[str, dict[str, float]]
     incomplete: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -127,7 +127,16 @@ def neyman_study(
         grid = automatic_grid(analysis, rough_interval(analysis, poi, level, kind), n_points)
     points = profiled_points(analysis.likelihood, poi, grid, nuisances)
     pairs = settings.pairs(analysis, poi, points)
-    return neyman_interval(analysis.likelihood, pairs, level, kind, smoothing), pairs
+    return interval_of_pairs(analysis, pairs, level, kind, smoothing), pairs
+
+
+def interval_of_pairs(
+    analysis: Analysis, pairs: ToyPairs, cl: float, kind: IntervalKind, smoothing: Smoothing = "spline"
+) -> NeymanInterval:
+    """Return the interval on the data with the critical values of toys made before."""
+    found = neyman_interval(analysis.likelihood, pairs, cl, kind, smoothing)
+    remarks = (*analysis.remarks(), *found.interval.remarks)
+    return replace(found, interval=replace(found.interval, remarks=remarks))
 
 
 def sensitivity_study(
@@ -182,10 +191,10 @@ def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None =
         If a surrogate has no valid certificate and that was not allowed.
     """
     analysis.require_certified()
-    if settings is None:
-        return discovery(analysis.likelihood, poi)
-    toys = settings.pairs(analysis, poi, profiled_points(analysis.likelihood, poi, [0.0]))
-    return discovery(analysis.likelihood, poi, toys)
+    likelihood = analysis.likelihood
+    toys = None if settings is None else settings.pairs(analysis, poi, profiled_points(likelihood, poi, [0.0]))
+    found = discovery(likelihood, poi, toys)
+    return replace(found, best_fit=replace(found.best_fit, remarks=(*analysis.remarks(), *found.best_fit.remarks)))
 
 
 class ToyAnalysis(Analysis):

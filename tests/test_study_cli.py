@@ -111,6 +111,29 @@ def test_coverage_and_discovery(files, construction, tmp_path, capsys):
     assert 0 < found.p0 <= 0.5
 
 
+def test_limits_without_toys_take_no_options_of_toys(files, capsys):
+    _, model, data = files
+    assert xeflow.main(["limit", model, "--data", data, "--toys", "100"]) == 2
+    assert "--critical asymptotic makes no toys" in capsys.readouterr().err
+
+
+def test_results_of_toys_and_discoveries_tell_of_dropped_events(files, construction, tmp_path, capsys):
+    _, model, _ = files
+    sets = dict(zip(("sr0", "sr1", "ancillary"), model_files.data(), strict=True))
+    for run in ("sr0", "sr1"):
+        outside = sets[run][:1].copy()
+        outside[outside.dtype.names[0]] = 1e9
+        sets[run] = np.concatenate([sets[run], outside])
+    np.savez(tmp_path / "more.npz", **sets)
+    words = [model, "--data", str(tmp_path / "more.npz"), "--drop-outside", "--json", str(tmp_path / "r.json")]
+    assert xeflow.main(["discovery", *words]) == 0
+    remarks = Discovery.from_json((tmp_path / "r.json").read_text()).best_fit.remarks
+    assert "dropped" in remarks[0]
+    assert remarks[0] in capsys.readouterr().out
+    assert xeflow.main(["limit", *words, "--critical", str(construction[1]), "--output", str(tmp_path / "o")]) == 0
+    assert NeymanInterval.from_json((tmp_path / "r.json").read_text()).interval.remarks[0] == remarks[0]
+
+
 def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
     """The model's own toys, read from a file with their centres, cover as they do when drawn on the spot."""
     _, model, _ = files
@@ -132,7 +155,7 @@ def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
 def test_toys_in_the_layout_of_alea(files, tmp_path):
     _, model, _ = files
     path = tmp_path / "toys.h5"
-    words = ["toys", model, "--toys", "4", "--seed", "9", "--set", "er_rate_multiplier=1.2", "--output", str(path)]
+    words = ["toys", model, "--toys", "4", "--seed", "9", "--truth", "er_rate_multiplier=1.2", "--output", str(path)]
     assert xeflow.main(words) == 0
     built = StatisticalModel.from_config(model)
     with h5py.File(path) as file:
@@ -171,8 +194,8 @@ def test_fits_in_the_layout_of_alea(files, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--toys", "9"], "takes toys made before"),
-        (["--seed", "3"], "takes toys made before"),
+        (["--toys", "9"], "makes no toys"),
+        (["--seed", "3"], "makes no toys"),
         (["--poi", "er_rate_multiplier"], "not of er_rate_multiplier"),
         (["--nominal", "er_rate_multiplier=1.1"], "another model"),
     ],

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
-from source_cases import NUISANCES, OBSERVABLES, flow_source, some_acceptance, theta_points
+from source_cases import DISC, NUISANCES, OBSERVABLES, flow_source, some_acceptance, theta_points
 
 from inference.constraints.gaussian import GaussianConstraint
 from inference.data.dataset import Dataset, EventData, data_batch
 from inference.fits.fit import fit
 from inference.intervals.confidence import confidence_interval
-from inference.intervals.surrogate_error import surrogate_error
+from inference.intervals.surrogate_error import _folded, surrogate_error
 from inference.likelihood.extended import Likelihood
 from inference.parameters import Parameter, ParameterSet
 from inference.reports.summary import interval_lines, summary_text
 from inference.results import FitResult, Interval
 from inference.science_run import RunSource, ScienceRun
+from surrogate.beta_spectra import line_spectrum
 from surrogate.ensemble import EnsembleSource, Sharing
 from surrogate.errors import RangeError
+from surrogate.flow_response import FlowResponse
 from surrogate.flow_source import FlowSource
-from surrogate.nuisance import NuisanceSpace
+from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.variations import is_complete, rate_directions, variations, with_acceptance
 
 PARAMETERS = ParameterSet(
@@ -206,6 +209,20 @@ def test_records_come_back_and_are_told(problem):
     assert "best fits from finite training samples: at most" in summary_text(best)
     older = {k: v for k, v in fit(likelihood).to_dict().items() if k != "surrogate_error"}
     assert FitResult.from_dict(older).surrogate_error is None
+
+
+def test_folded_responses_are_named_as_unknown(problem):
+    signal, background, events = problem
+    likelihood = likelihood_of(signal, background, events)
+    error = surrogate_error(likelihood, fit(likelihood))
+    assert error.unknown == ()
+    energy = NuisanceSpace((Nuisance("energy", "keV", 1.0, 60.0, 10.0, "log"),))
+    source = FlowResponse(flow_source(observables=DISC, nuisances=energy)).fold(line_spectrum(30.0, 2.0))
+    run = SimpleNamespace(binned=False, sources=(SimpleNamespace(name="wimp", source=source),))
+    assert _folded((run, run)) == ("wimp",)
+    interval = confidence_interval(likelihood, "signal", 0.9)
+    told = replace(interval, surrogate_error=replace(error, lower=None, upper=0.1, unknown=("wimp",)))
+    assert any("of wimp, folded with a spectrum, nothing is known" in line for line in interval_lines(told))
 
 
 def test_several_data_sets_are_refused(problem):

@@ -116,17 +116,16 @@ def limit(
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
     if cls and (kind not in (None, "upper") or critical not in ("asymptotic", "toys")):
         raise ConfigError("--cls gives upper limits, with --critical asymptotic or toys")
+    options = NeymanOptions(poi, confidence_level, kind, toys, seed, workers, store, pool=pool)
+    if critical != "toys" and options != NeymanOptions(poi, confidence_level, kind):
+        raise ConfigError(
+            f"--critical {critical} makes no toys; --toys, --seed, --workers, --store and --pool need --critical toys"
+        )
     if critical != "asymptotic":
         if hold:
             raise ConfigError("--set: parameters cannot be held in a Neyman construction; change the model instead")
-        options = NeymanOptions(poi, confidence_level, kind, toys, seed, workers, store, pool=pool)
         if critical == "toys":
             return (cls_with_toys if cls else limit_with_toys)(built, options, output, record)
-        if options != NeymanOptions(poi, confidence_level, kind):
-            raise ConfigError(
-                f"--critical {critical} takes toys made before; --toys, --seed, --workers, --store and --pool are for "
-                "--critical toys"
-            )
         return limit_from_store(built, Path(critical), options, output, record)
     interval, files = limit_report(built, output, poi, confidence_level, kind, name_numbers(hold, "--set"), cls)
     console = console_for(record)

@@ -36,6 +36,10 @@ OutputOption = Annotated[Path, typer.Option(help="Directory for the record, the 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Hold a parameter at a value in all fits.")
 ]
+TruthOption = Annotated[
+    list[str] | None,
+    typer.Option("--truth", metavar="NAME=VALUE", help="True value of a parameter in the toys; else nominal."),
+]
 NominalOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="Another nominal value, such as wimp_mass=6.")
 ]

@@ -24,10 +24,10 @@ from inference.cli.options import (
     PoiOption,
     PoolOption,
     SeedOption,
-    SetOption,
     StoreOption,
     TemplateOption,
     ToysOption,
+    TruthOption,
     WorkersOption,
     build_model,
     console_for,
@@ -57,21 +57,21 @@ def toys(
     output: Annotated[Path, typer.Option(help="HDF5 file in the layout of inference_interface, readable by alea.")],
     n: ToysOption = 100,
     seed: SeedOption = 0,
-    at: SetOption = None,
+    truth: TruthOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
     record: JsonOption = None,
 ) -> int:
-    """Draw toy data sets at nominal parameters, or at those of --set, into a file."""
+    """Draw toy data sets at nominal parameters, or at those of --truth, into a file."""
     built = model_without_data(model, template_path, template, nominal, True)
-    truth = built.parameters.vector(name_numbers(at, "--set"))
-    drawn = draw_toys(built.parameters, built.runs, truth, torch.arange(n), seed)
+    point = built.parameters.vector(name_numbers(truth, "--truth"))
+    drawn = draw_toys(built.parameters, built.runs, point, torch.arange(n), seed)
     write_toys(output, toy_tables(built.parameters, built.runs, drawn), {"seed": seed})
     console = console_for(record)
     console.print(f"{n} toys of seed {seed}, {float(drawn.data.total_weight().mean()):.4g} events each on average")
     console.print(f"file     {output}")
-    facts = {"n": n, "seed": seed, "truth": built.parameters.mapping(truth), "file": str(output)}
+    facts = {"n": n, "seed": seed, "truth": built.parameters.mapping(point), "file": str(output)}
     write_record(record, {"record": "Toys", "format": FORMAT, **facts})
     return 0
 
@@ -88,25 +88,25 @@ def sensitivity(
     store: StoreOption = None,
     pool: PoolOption = "auto",
     critical: CriticalOption = None,
-    at: SetOption = None,
+    truth: TruthOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
     allow_uncertified: CertifiedOption = False,
     record: JsonOption = None,
 ) -> int:
-    """Return the median limit and its bands over background-only toys."""
+    """Return the median limit and its bands over toys, background-only ones unless --truth says otherwise."""
     built = model_without_data(model, template_path, template, nominal, allow_uncertified)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     level, kind = level_and_kind(built, confidence_level, kind)
     threshold = stored_critical(built, name, critical, level, kind)
     with study_plan(console, workers, store) as plan:
-        truth = name_numbers(at, "--set")
-        band, limits = sensitivity_study(
-            built, name, ToySettings(n, seed, plan, pool_choice(pool)), truth, threshold, kind, level
-        )
+        settings, true_values = ToySettings(n, seed, plan, pool_choice(pool)), name_numbers(truth, "--truth")
+        band, limits = sensitivity_study(built, name, settings, true_values, threshold, kind, level)
     console.print(repr(band), markup=False)
+    if remark := built.certificate_remark():
+        console.print(remark)
     if (reference := built.parameters[name].reference) is not None and band.median is not None:
         console.print(f"the median is {reference[0] * band.median:.4g} {reference[1]}")
     if band.expansion_error is not None:
@@ -134,7 +134,7 @@ def coverage(
         list[Path] | None,
         typer.Option(help="Files of data sets made elsewhere, such as by draw; in place of the model's own toys."),
     ] = None,
-    hold: SetOption = None,
+    truth: TruthOption = None,
     nominal: NominalOption = None,
     template_path: FolderOption = None,
     template: TemplateOption = None,
@@ -142,13 +142,14 @@ def coverage(
 ) -> int:
     """Measure how often intervals hold the true value.
 
-    With Clopper-Pearson errors; --set gives other true values. Ancillary centres that --events do not bring are thrown.
+    With Clopper-Pearson errors; --truth gives those of other parameters. Ancillary centres that --events do not bring
+    are thrown.
     """
     built = model_without_data(model, template_path, template, nominal, True)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     level, kind = level_and_kind(built, confidence_level, kind)
-    truths = [{**name_numbers(hold, "--set"), name: value} for value in at]
+    truths = [{**name_numbers(truth, "--truth"), name: value} for value in at]
     threshold = stored_critical(built, name, critical, level, kind)
     if events and len(at) != 1:
         raise ConfigError(f"--at: the one value of {name} at which the data sets of --events were made is needed")
@@ -194,5 +195,7 @@ def discovery(
     with study_plan(console, workers, store) as plan:
         found = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
     console.print(repr(found), markup=False)
+    for remark in found.best_fit.remarks:
+        console.print(remark)
     write_record(record, found.to_dict())
     return 0 if found.success else 1

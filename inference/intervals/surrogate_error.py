@@ -28,6 +28,7 @@ from surrogate.ensemble import EnsembleSource
 from surrogate.errors import RangeError
 from surrogate.flow_source import FlowSource
 from surrogate.source import Source
+from surrogate.spectrum_source import SpectrumSource
 from surrogate.variations import Trained, is_complete, variations
 
 
@@ -68,6 +69,7 @@ def surrogate_error(likelihood: Likelihood, fit: FitResult, interval: Interval |
         upper=total.get("upper"),
         by_source={label: frame.named(covariance) for label, covariance in by_source.items()},
         incomplete=tuple(label for label, source in trained.items() if not is_complete(source)),
+        unknown=_folded(likelihood.runs),
     )
 
 
@@ -80,6 +82,12 @@ def _trained(runs: tuple[ScienceRun, ...]) -> Iterator[tuple[str, Trained]]:
                 seen.setdefault(c.source.identity, (c.source, []))[1].append(c.name)
     for source, names in seen.values():
         yield " = ".join(dict.fromkeys(names)), source
+
+
+def _folded(runs: tuple[ScienceRun, ...]) -> tuple[str, ...]:
+    """Return the names of the folded responses in unbinned runs."""
+    unbinned = (c for run in runs if not run.binned for c in run.sources)
+    return tuple(dict.fromkeys(c.name for c in unbinned if isinstance(c.source, SpectrumSource)))
 
 
 class _FixedJets:

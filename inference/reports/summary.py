@@ -80,6 +80,8 @@ def surrogate_lines(error: SurrogateError) -> list[str]:
     """Return what finite training adds to the ends of an interval, one statement a line."""
     singles = ", ".join(error.incomplete)
     bound = f" or more: of {singles} the rate's error alone is known, which are single flows" if singles else ""
+    if error.unknown:
+        bound += f"; of {', '.join(error.unknown)}, folded with a spectrum, nothing is known"
     ends = (("lower", error.lower), ("upper", error.upper))
     return [
         f"error of the {side} limit from finite training samples: +- {size:.2g}{bound}"
