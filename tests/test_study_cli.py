@@ -139,7 +139,7 @@ def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
     _, model, _ = files
     path, record = tmp_path / "toys.h5", tmp_path / "coverage.json"
     words = ["--toys", "80", "--seed", "4"]
-    assert xeflow.main(["toys", model, *words, "--set", "wimp_rate_multiplier=2", "--output", str(path)]) == 0
+    assert xeflow.main(["toys", model, *words, "--truth", "wimp_rate_multiplier=2", "--output", str(path)]) == 0
     read = ["coverage", model, "--at", "2", "--events", str(path), "--json", str(record)]
     assert xeflow.main(read) == 0
     (point,) = json.loads(record.read_text())["points"]

@@ -87,7 +87,9 @@ class LimitWork:
         return {"point": np.full(len(toys), point), "toy": toys.numpy(), **columns}
 
     def _limits(self, likelihood: Likelihood, truth: Tensor, options: FitOptions | None = None) -> IntervalBatch:
-        best = fit_batch(likelihood, None, torch.arange(likelihood.n_datasets), truth, options)
+        centres = likelihood.data.centres
+        rows = torch.arange(likelihood.n_datasets, device=centres.device)
+        best = fit_batch(likelihood, None, rows, truth.to(centres), options)
         return interval_batch(likelihood, self.poi, self.critical, self.kind, best=best, options=options)
 
     def _pooled(self, pool: EventPool, likelihood: Likelihood, truth: Tensor) -> dict[str, np.ndarray]:
@@ -104,11 +106,11 @@ class LimitWork:
             good = good if end is None else good & (end.status != int(CrossingStatus.FAILED))
         columns, lost = self._record(found), (~good).nonzero().flatten()
         if len(lost):
-            exact = Likelihood(self.parameters, self.runs, likelihood.data.take(lost))
-            again = self._record(self._limits(exact, truth))
+            exact = Likelihood(self.parameters, likelihood.runs, likelihood.data.take(lost))
+            again, index = self._record(self._limits(exact, truth)), lost.cpu().numpy()
             for name, column in columns.items():
-                column[lost.numpy()] = again[name]
-            columns["refits"][lost.numpy()] += 1
+                column[index] = again[name]
+            columns["refits"][index] += 1
         return columns
 
     def _finished(self, likelihood: Likelihood, found: IntervalBatch) -> IntervalBatch:
@@ -138,13 +140,13 @@ class LimitWork:
     def _record(self, found: IntervalBatch) -> dict[str, np.ndarray]:
         n = len(found.best)
         return {
-            "mu_hat": found.best.values[:, self.parameters.index(self.poi)].numpy().copy(),
+            "mu_hat": found.best.values[:, self.parameters.index(self.poi)].cpu().numpy().copy(),
             "lower": _ends(found.lower, -np.inf, n),
             "upper": _ends(found.upper, np.inf, n),
             "status_lower": _status(found.lower, n),
             "status_upper": _status(found.upper, n),
-            "status_free": found.best.status.numpy().copy(),
-            "refits": found.refits.numpy().copy(),
+            "status_free": found.best.status.cpu().numpy().copy(),
+            "refits": found.refits.cpu().numpy().copy(),
         }
 
 
@@ -152,9 +154,9 @@ def _ends(found: Crossings | None, absent: float, n: int) -> np.ndarray:
     """Return limits (n,), ``absent`` where there is none."""
     if found is None:
         return np.full(n, absent)
-    there = (found.status == int(CrossingStatus.FOUND)).numpy()
-    return np.where(there, found.value.numpy(), absent)
+    there = (found.status == int(CrossingStatus.FOUND)).cpu().numpy()
+    return np.where(there, found.value.cpu().numpy(), absent)
 
 
 def _status(found: Crossings | None, n: int) -> np.ndarray:
-    return np.full(n, int(CrossingStatus.NOT_REQUESTED)) if found is None else found.status.numpy().copy()
+    return np.full(n, int(CrossingStatus.NOT_REQUESTED)) if found is None else found.status.cpu().numpy().copy()
