@@ -14,6 +14,7 @@ import torch
 import xeflow
 from inference.cli.options import ProgressLines, duration
 from inference.configuration.alea_results import fit_hypotheses, read_fits, write_fits
+from inference.data.files import read_all_tables, write_toys
 from inference.model import StatisticalModel
 from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval
@@ -134,7 +135,7 @@ def test_results_of_toys_and_discoveries_tell_of_dropped_events(files, construct
     assert NeymanInterval.from_json((tmp_path / "r.json").read_text()).interval.remarks[0] == remarks[0]
 
 
-def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
+def test_coverage_of_data_sets_from_files(files, tmp_path, capsys, monkeypatch):
     """The model's own toys, read from a file with their centres, cover as they do when drawn on the spot."""
     _, model, _ = files
     path, record = tmp_path / "toys.h5", tmp_path / "coverage.json"
@@ -148,6 +149,16 @@ def test_coverage_of_data_sets_from_files(files, tmp_path, capsys):
     assert xeflow.main(["coverage", model, "--at", "2", *words, "--json", str(record)]) == 0
     (own,) = json.loads(record.read_text())["points"]
     assert point["coverage"] == own["coverage"]
+    # The centres are those of the file by whatever case its table is called.
+    other = tmp_path / "cased.h5"
+    sets = read_all_tables(path, ["sr0", "sr1", "ancillary"])
+    monkeypatch.setattr(
+        "inference.reports.coverage_study.throw_centres", lambda p, v, i, s: torch.full_like(v, 1.7)[:, :4]
+    )
+    write_toys(other, [{name.capitalize(): table for name, table in tables.items()} for tables in sets], {})
+    assert xeflow.main(["coverage", model, "--at", "2", "--events", str(other), "--json", str(record)]) == 0
+    (cased,) = json.loads(record.read_text())["points"]
+    assert cased["coverage"] == point["coverage"]
     assert xeflow.main([*read, "--at", "3"]) == 2
     assert "the one value of wimp_rate_multiplier" in capsys.readouterr().err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +37,11 @@ def coverage_study(
     pairs = settings.pairs(analysis, poi, points)
     threshold = critical_value(level, kind) if critical is None else critical
     return coverage(pairs, threshold, level, kind)
+
+
+def _brings_centres(tables: Mapping[str, Any]) -> bool:
+    """Return whether ancillary centres are among tables by name, in whatever case, as data sets are read."""
+    return any(name.lower() == ANCILLARY for name in tables)
 
 
 def coverage_of_files(
@@ -79,7 +85,7 @@ def coverage_of_files(
     batch = data_batch(analysis.parameters, analysis.runs, sets)
     values = analysis.parameters.vector(truth).expand(len(batch), -1)
     thrown = throw_centres(analysis.parameters, values, torch.arange(len(batch)), settings.seed)
-    bare = torch.tensor([isinstance(table, np.ndarray) or ANCILLARY not in table for table in tables])
+    bare = torch.tensor([isinstance(table, np.ndarray) or not _brings_centres(table) for table in tables])
     batch = replace(batch, centres=torch.where(bare.unsqueeze(-1), thrown, batch.centres))
     level = analysis.confidence_level if cl is None else cl
     threshold = critical_value(level, kind) if critical is None else critical
