@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from inference.fits.batch_fit import fit_batch
 from inference.intervals.confidence import interval_batch
 from inference.likelihood.extended import Likelihood
 from inference.parameters import ParameterSet
-from inference.pools.builder import PoolOptions, build_pool
+from inference.pools.builder import PoolOptions, _RunBuilder, build_pool
 from inference.pools.choice import PoolChoice, default_folder
 from inference.pools.event_pool import EventPool, moved_run
 from inference.pools.partly_exact import partly_exact
@@ -34,7 +35,7 @@ from inference.toys.toy_fits import fit_likelihood_pairs
 from surrogate.errors import ConfigError, DataError, RangeError
 
 ACCURACY = ExpansionOptions(tolerance=0.02, held_out=16)
-OPTIONS = PoolOptions(oversampling=8.0, least=1500, seed=4, accuracy=ACCURACY)
+OPTIONS = PoolOptions(oversampling=8.0, least=1500, accuracy=ACCURACY)
 
 Model = tuple[ParameterSet, tuple[ScienceRun, ...]]
 
@@ -176,6 +177,17 @@ def test_the_memory_of_a_pool_is_bounded(model: Model) -> None:
     held = sum(table.coefficients.numel() * 8 for table in pool.tables.values())
     assert held < 320_000
     assert len(pool.x) == int(pool.counts.sum())
+
+
+def test_the_seed_of_a_pool_is_that_of_its_events(model: Model) -> None:
+    parameters, runs = model
+    drawn = []
+    for seed in (0, 5, 2**31):
+        options = replace(OPTIONS, oversampling=1.0, least=50, seed=seed)
+        builder = _RunBuilder(parameters, runs[0], parameters.nominal(), some_region(model), options)
+        drawn.append(builder._draw(runs[0].sources[0], 20, "events"))
+        assert torch.equal(drawn[-1], builder._draw(runs[0].sources[0], 20, "events"))
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
 
 
 def test_pools_are_made_where_they_pay(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

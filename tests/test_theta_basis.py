@@ -174,3 +174,14 @@ def test_calibrated_weights_take_out_the_shift_of_a_finite_pool() -> None:
     density = weights * rates.repeat_interleave(counts)
     assert torch.allclose(density @ scores, expected, atol=1e-5)
     assert float(1 / (weights[:400].square().sum() * 400)) > 0.97
+
+
+def test_weights_that_no_bounded_factors_balance_stay_as_they_are() -> None:
+    """Of scores between 0 and 1 no weights have the mean 2, and bounded factors do not reach 0.99."""
+    scores = torch.linspace(0, 1, 500, dtype=torch.float64).unsqueeze(-1)
+    counts, rates, start = torch.tensor([500]), torch.tensor([10.0], dtype=torch.float64), torch.ones(500).double()
+    weights = calibrated(start, counts, rates, scores, torch.tensor([6.0], dtype=torch.float64))
+    assert float(weights @ scores[:, 0]) == pytest.approx(0.6, abs=1e-6)
+    for mean in (0.99, 2.0):
+        weights = calibrated(start, counts, rates, scores, torch.tensor([10 * mean], dtype=torch.float64))
+        assert torch.allclose(weights, start / 500)

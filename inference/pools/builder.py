@@ -29,6 +29,8 @@ from inference.science_run import RunSource, ScienceRun, expected_counts, theta_
 from inference.toys.philox import stream_of
 from surrogate.errors import ConfigError, RangeError
 
+#: Distance of the streams of successive seeds: odd, so that all seeds below 2^32 differ.
+SEED_STRIDE = 0x9E3779B1
 #: Events expanded at a time.
 CHUNK = 8192
 #: Events of each source in a pilot sample.
@@ -152,8 +154,9 @@ class _RunBuilder:
         self._n_check = 0
 
     def _draw(self, source: RunSource, n: int, purpose: str) -> Tensor:
-        key = stream_of("pool", purpose, self.run.name, source.name) + (self._options.seed << 32)
-        generator = torch.Generator().manual_seed(key % 2**63)
+        # generators of torch take up the last 32 bits of a seed
+        key = stream_of("pool", purpose, self.run.name, source.name) + SEED_STRIDE * self._options.seed
+        generator = torch.Generator().manual_seed(key % 2**32)
         return source.source.sample(n, self._theta[source.name], generator).to(torch.float64)
 
     def _sample(self, purpose: str) -> EventSet:

@@ -16,10 +16,15 @@ from torch import Tensor
 
 #: Newton steps, the imbalance in squared standard errors of a toy at which they end, and the largest |ln| of a factor.
 STEPS, BALANCED, LARGEST = 30, 1e-12, 2.0
+#: Imbalance in squared standard errors of a toy that is accepted where the steps do not end before.
+ACCEPTED = 1e-4
 
 
 def calibrated(weights: Tensor, counts: Tensor, rates: Tensor, scores: Tensor, expected: Tensor) -> Tensor:
     """Return tilted weights (E,), of sum 1 for each source.
+
+    Far from where the events were drawn no bounded factors may balance them. The weights then are those given, which
+    are right up to the scatter of the events.
 
     Parameters
     ----------
@@ -45,10 +50,11 @@ def calibrated(weights: Tensor, counts: Tensor, rates: Tensor, scores: Tensor, e
         mean.index_add_(0, source, chosen.unsqueeze(-1) * scaled)
         spread = (density * scaled).T @ scaled - (rates.unsqueeze(-1) * mean).T @ mean
         step = -torch.linalg.pinv(spread, hermitian=True, rtol=1e-10) @ off
-        if float(-(step * off).sum()) < BALANCED:
+        imbalance = float(-(step * off).sum())
+        if imbalance < BALANCED:
             break
         tilt = tilt + step
-    return chosen
+    return chosen if imbalance <= ACCEPTED else _normalised(weights, source, len(counts))
 
 
 def _normalised(weights: Tensor, source: Tensor, n_sources: int) -> Tensor:
