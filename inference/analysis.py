@@ -127,10 +127,8 @@ class Analysis:
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a reader of results must know: events per run, events dropped, surrogates not certified."""
-        lines = [event_remark(name, events) for name, events in self.data.events.items()]
-        if remark := self.certificate_remark():
-            lines.append(remark)
-        return tuple(lines)
+        events = (event_remark(name, events) for name, events in self.data.events.items())
+        return tuple(filter(None, (*events, self.certificate_remark())))
 
     def certificate_remark(self) -> str:
         """Return which surrogates have no valid certificate; empty if all have one."""
@@ -145,11 +143,9 @@ class Analysis:
 
     def expected_events(self, values: Mapping[str, float] | None = None) -> dict[str, dict[str, float]]:
         """Return run -> source -> expected events, at the values given and nominal ones for the rest."""
-        point = self.parameters.vector(values)[None]
-        return {
-            run.name: dict(zip(run.source_names, expected_counts(self.parameters, run, point)[0].tolist(), strict=True))
-            for run in self.runs
-        }
+        parameters, point = self.parameters, self.parameters.vector(values)[None]
+        counts = {run.name: expected_counts(parameters, run, point)[0].tolist() for run in self.runs}
+        return {run.name: dict(zip(run.source_names, counts[run.name], strict=True)) for run in self.runs}
 
     def projections(self, values: Mapping[str, float]) -> tuple[Projection, ...]:
         """Return data and expectation of every run in each of its observables."""

@@ -2,14 +2,8 @@
 
 from surrogate.acceptance import AcceptanceModel, fit_acceptance
 from surrogate.binned import BinnedSource
-from surrogate.checkpoint import (
-    Certificate,
-    describe_checkpoint,
-    load_checkpoint,
-    read_certificate,
-    save_checkpoint,
-    write_certificate,
-)
+from surrogate.certificate import Certificate, read_certificate, write_certificate
+from surrogate.checkpoint import describe_checkpoint, load_checkpoint, save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import (
     CheckpointError,

@@ -10,7 +10,6 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
@@ -51,37 +50,6 @@ FIELDS: tuple[str, ...] = (
 """Keys of ``surrogate.json``, all required."""
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """The verdict of a validation.
-
-    Attributes
-    ----------
-    passed
-        Whether every metric keeps its threshold.
-    metrics, thresholds
-        What was measured and what was asked for; plain data.
-    code_version
-        Version of the package that measured.
-    identity
-        Identity of the surrogate that was measured.
-    """
-
-    passed: bool
-    metrics: Mapping[str, Any]
-    thresholds: Mapping[str, Any]
-    code_version: str
-    identity: str
-
-    @property
-    def verdict(self) -> str:
-        """``passed``, or the criteria that are not met."""
-        missed = [
-            f"{c['name']} {c.get('verdict', 'fails')}" for c in self.metrics.get("criteria", []) if not c["passed"]
-        ]
-        return "passed" if self.passed else ", ".join(missed) or "failed"
-
-
 def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: Mapping[str, Any]) -> None:
     """Write a source as a checkpoint directory, replacing an older checkpoint of that name.
 
@@ -120,7 +88,7 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
             {"generated_rate": m.generated_rate, "acceptance": m.acceptance.to_dict(), **shared} for m in members
         ],
         "identity": source.identity,
-        "versions": _versions(),
+        "versions": versions(),
         "metadata": dict(metadata),
         "certificate": None,
     }
@@ -132,7 +100,7 @@ def save_checkpoint(path: Path, source: FlowSource | EnsembleSource, metadata: M
     with replacing_directory(path) as directory:
         (directory / TENSOR_FILE).write_bytes(save(tensors))  # save_file would hide it from others than the owner
         record["tensors_sha256"] = _file_hash(directory / TENSOR_FILE)
-        record["sha256"] = _record_hash(record)
+        record["sha256"] = record_hash(record)
         write_json(directory / RECORD_FILE, record)
 
 
@@ -188,61 +156,12 @@ def read_record(path: Path) -> dict[str, Any]:
             f"{where}: format_version = {record.get('format_version')}, this version reads {FORMAT_VERSION}; "
             "retrain it or use the version of xeflow that wrote it"
         )
-    _check_fields(where, record, FIELDS)
-    if record["sha256"] != _record_hash(record):
+    check_fields(where, record, FIELDS)
+    if record["sha256"] != record_hash(record):
         raise CheckpointError(f"{where}: was altered after it was written; restore or retrain it")
     if record["tensors_sha256"] != _file_hash(path / TENSOR_FILE):
         raise CheckpointError(f"{path / TENSOR_FILE}: was altered or truncated; restore or retrain it")
     return record
-
-
-def read_certificate(path: Path) -> Certificate | None:
-    """Return the certificate of a checkpoint, None where it was never validated.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint is damaged, or the certificate is malformed or of another surrogate.
-    """
-    record = read_record(path)
-    if record["certificate"] is None:
-        return None
-    _check_fields(Path(path) / RECORD_FILE, record["certificate"], [f.name for f in fields(Certificate)])
-    certificate = Certificate(**record["certificate"])
-    if certificate.identity != record["identity"]:
-        raise CheckpointError(f"{path}: its certificate belongs to another surrogate; validate it again")
-    return certificate
-
-
-def write_certificate(
-    path: Path, passed: bool, metrics: Mapping[str, Any], thresholds: Mapping[str, Any], identity: str
-) -> Certificate:
-    """Write the verdict of a validation into a checkpoint, atomically, and return it.
-
-    Parameters
-    ----------
-    path
-        The checkpoint.
-    passed, metrics, thresholds
-        The verdict, what was measured, and what was allowed.
-    identity
-        That of the surrogate that was measured.
-
-    Raises
-    ------
-    CheckpointError
-        If the checkpoint is damaged, or holds another surrogate by now.
-    ConfigError
-        If the metrics or thresholds are not plain JSON data (NaN and infinities are not).
-    """
-    record = read_record(path)
-    if record["identity"] != identity:
-        raise CheckpointError(f"{path}: was replaced by another surrogate during its validation; validate it again")
-    certificate = Certificate(passed, dict(metrics), dict(thresholds), _versions()["xeflow"], identity)
-    record["certificate"] = asdict(certificate)
-    record["sha256"] = _record_hash(record)
-    write_json(Path(path) / RECORD_FILE, record)
-    return certificate
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
@@ -282,7 +201,8 @@ def _compact(tensor: Tensor) -> Tensor:
     return (single if lossless else tensor).clone().contiguous()
 
 
-def _check_fields(where: Path, record: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_fields(where: Path, record: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise CheckpointError unless a record has all known fields and no other."""
     for key in known:
         if key not in record:
             raise CheckpointError(f"{where}: the field '{key}' is missing; restore or retrain the checkpoint")
@@ -291,7 +211,7 @@ def _check_fields(where: Path, record: Mapping[str, Any], known: Sequence[str]) 
             raise CheckpointError(unknown_name("field", key, known, str(where)))
 
 
-def _record_hash(record: Mapping[str, Any]) -> str:
+def record_hash(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of a record without its hash."""
     content = {key: value for key, value in record.items() if key != "sha256"}
     try:
@@ -306,6 +226,7 @@ def _file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a surrogate depends on."""
     names = ("xeflow", "torch", "nflows", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: packages.version(name) for name in names}

@@ -38,9 +38,7 @@ class FlowSource:
     """f(x | theta) from a :class:`ConditionalFlow`, mu(theta) = generated_rate eps(theta) from an acceptance.
 
     In counts and binned observables f is constant within each cell: the mean of the flow's density over it, see
-    :mod:`surrogate.cells`.
-
-    The flow is copied and frozen; gradients flow to x and theta, never to its weights.
+    :mod:`surrogate.cells`. The flow is copied and frozen; gradients flow to x and theta, never to its weights.
 
     Parameters
     ----------

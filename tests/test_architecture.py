@@ -80,6 +80,7 @@ ORDER: dict[str, tuple[str, ...]] = {
         "file_names",
         "binned",
         "checkpoint",
+        "certificate",
     ),
     "training": (
         "simulator.seeds",

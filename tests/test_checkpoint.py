@@ -16,15 +16,8 @@ from safetensors.torch import load_file, save_file
 from source_cases import DISC, NUISANCES, OBSERVABLES, flow_source
 
 import surrogate.checkpoint as module
-from surrogate.checkpoint import (
-    RECORD_FILE,
-    TENSOR_FILE,
-    describe_checkpoint,
-    load_checkpoint,
-    read_certificate,
-    save_checkpoint,
-    write_certificate,
-)
+from surrogate.certificate import read_certificate, write_certificate
+from surrogate.checkpoint import RECORD_FILE, TENSOR_FILE, describe_checkpoint, load_checkpoint, save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import CheckpointError, ConfigError
 from surrogate.flow_source import FlowSource
@@ -44,7 +37,7 @@ def edit(path: Path, change: Callable[[dict[str, object]], object], seal: bool =
     record = json.loads((path / RECORD_FILE).read_text())
     change(record)
     if seal:
-        record["sha256"] = module._record_hash(record)
+        record["sha256"] = module.record_hash(record)
     (path / RECORD_FILE).write_text(json.dumps(record))
 
 

@@ -19,7 +19,8 @@ from inference.data.files import as_mapping, write_toys
 from inference.results import FitResult, Interval
 from inference.toy_studies import ToySettings
 from surrogate.acceptance import fit_acceptance
-from surrogate.checkpoint import save_checkpoint, write_certificate
+from surrogate.certificate import write_certificate
+from surrogate.checkpoint import save_checkpoint
 from surrogate.errors import CheckpointError, ConfigError, DataError, RangeError, UncertifiedError
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_config import FlowConfig

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from surrogate.checkpoint import RECORD_FILE, describe_checkpoint, load_checkpoint, read_certificate
+from surrogate.certificate import read_certificate
+from surrogate.checkpoint import RECORD_FILE, describe_checkpoint, load_checkpoint
 from surrogate.flow_response import FlowResponse
 from surrogate.flow_source import FlowSource
 from surrogate.nuclear_spectra import wimp_si_spectrum

@@ -15,7 +15,8 @@ import yaml
 from training_cases import SIMULATION, config, event_file, plan
 
 import xeflow
-from surrogate.checkpoint import load_checkpoint, read_certificate, read_record
+from surrogate.certificate import read_certificate
+from surrogate.checkpoint import load_checkpoint, read_record
 from surrogate.errors import ConfigError, DataError
 from surrogate.locks import only_writer
 from training import prepare

@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from surrogate.acceptance import fit_acceptance
-from surrogate.checkpoint import read_certificate, save_checkpoint
+from surrogate.certificate import read_certificate
+from surrogate.checkpoint import save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import CheckpointError, ConfigError, DataError
 from surrogate.flow import ConditionalFlow

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from surrogate.atomic import write_json
-from surrogate.checkpoint import Certificate, describe_checkpoint
+from surrogate.certificate import Certificate
+from surrogate.checkpoint import describe_checkpoint
 from surrogate.errors import ConfigError
 from surrogate.locks import only_writer
 from surrogate.shipped import checkpoint_path

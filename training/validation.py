@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from surrogate.checkpoint import load_checkpoint, read_record, write_certificate
+from surrogate.certificate import write_certificate
+from surrogate.checkpoint import load_checkpoint, read_record
 from surrogate.ensemble import EnsembleSource
 from surrogate.errors import DataError
 from surrogate.flow_source import FlowSource

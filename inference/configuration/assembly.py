@@ -22,7 +22,8 @@ from inference.parameters import ParameterSet
 from inference.science_run import RunSource, ScienceRun
 from surrogate.binned import BinnedSource
 from surrogate.binning import Binning
-from surrogate.checkpoint import load_checkpoint, read_certificate
+from surrogate.certificate import read_certificate
+from surrogate.checkpoint import load_checkpoint
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.file_names import fill
 from surrogate.observables import ObservableSpace
