@@ -124,10 +124,9 @@ class StatisticalModel(ToyAnalysis):
 
         Raises
         ------
-        ConfigError
-            For an unknown parameter, and for a constant that names files: build the model anew with ``nominal_values``.
-        RangeError
-            For a value outside its bounds.
+        ConfigError, RangeError
+            For an unknown parameter, an exposure that is not positive, a value outside its bounds, and for a constant
+            that names files: build the model anew with ``nominal_values``.
         """
         self.parameters.check(nominal_values)
         acting = {n for run in self.runs for n in run.exposure_parameters}
@@ -138,7 +137,10 @@ class StatisticalModel(ToyAnalysis):
                     f"nothing in the model depends on '{name}', it may name files; build the model anew with "
                     f"from_config(..., nominal_values={{'{name}': ...}})"
                 )
-        self.parameters = self.parameters.with_nominal(nominal_values)
+        parameters = self.parameters.with_nominal(nominal_values)
+        for run in self.runs:
+            run.check_parameters(parameters)
+        self.parameters = parameters
         self._likelihood = None
 
     def get_likelihood_term_from_name(self, likelihood_name: str) -> int:

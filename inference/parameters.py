@@ -18,6 +18,12 @@ Kind = Literal["rate", "shape", "efficiency", "livetime"]
 KINDS: tuple[str, ...] = ("rate", "shape", "efficiency", "livetime")
 
 
+def require_exposure(name: str, value: float) -> None:
+    """Raise ConfigError unless an exposure, or a factor of one, is positive."""
+    if not value > 0:
+        raise ConfigError(f"{name} = {value} is an exposure and must be > 0; give the run's own, or remove the run")
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of the statistical model.
@@ -67,6 +73,8 @@ class Parameter:
         if math.isnan(self.low) or math.isnan(self.high) or not self.low < self.high:
             raise ConfigError(f"parameter '{self.name}': bounds [{self.low}, {self.high}] must satisfy low < high")
         self._require_inside("nominal", self.nominal)
+        if self.kind == "livetime":
+            require_exposure(self.name, self.nominal)
         if self.fit_guess is not None:
             self._require_inside("fit_guess", self.fit_guess)
         if self.kind == "efficiency" and not (self.low >= 0 and math.isfinite(self.high)):
@@ -209,8 +217,9 @@ class ParameterSet:
 
     @property
     def lower(self) -> Tensor:
-        """Lower bounds (P,), -inf where open."""
-        return torch.tensor([p.low for p in self.parameters], dtype=torch.float64)
+        """Lower bounds (P,), -inf where open; those of exposures are positive."""
+        low = (max(p.low, torch.finfo(torch.float64).tiny) if p.kind == "livetime" else p.low for p in self.parameters)
+        return torch.tensor(list(low), dtype=torch.float64)
 
     @property
     def upper(self) -> Tensor:
@@ -232,7 +241,7 @@ class ParameterSet:
         Raises
         ------
         ConfigError
-            If a name is unknown, or a value no number.
+            If a name is unknown, a value no number, or an exposure not positive.
         RangeError
             If a value is outside the bounds.
         """
@@ -240,10 +249,11 @@ class ParameterSet:
             p = self[name]
             if not isinstance(value, Real):
                 raise ConfigError(f"{name} = {value!r} must be a number")
+            if p.kind == "livetime":
+                require_exposure(name, float(value))
             if not (math.isfinite(value) and p.low <= value <= p.high):
                 raise RangeError(
-                    f"{name} = {value} must be finite and inside its bounds [{p.low}, {p.high}]; change the value or "
-                    "the parameter's bounds"
+                    f"{name} = {value} must be finite and inside its bounds [{p.low}, {p.high}]; change it or them"
                 )
 
     def vector(self, values: Mapping[str, float] | None = None) -> Tensor:
@@ -267,21 +277,18 @@ class ParameterSet:
         Search ranges of limits are cut to the new bounds, start values moved inside.
         """
         changed = {name: self._rebound(self[name], *limits) for name, limits in bounds.items()}
-        return replace(self, parameters=tuple(changed.get(p.name, p) for p in self.parameters))
+        return replace(self, parameters=tuple(changed.get(n, self[n]) for n in self.names))
 
     def with_nominal(self, values: Mapping[str, float]) -> ParameterSet:
         """Return the set with other nominal values for some parameters."""
         self.check(values)
-        return replace(
-            self, parameters=tuple(replace(p, nominal=values.get(p.name, p.nominal)) for p in self.parameters)
-        )
+        changed = tuple(replace(p, nominal=values.get(p.name, p.nominal)) for p in self.parameters)
+        return replace(self, parameters=changed)
 
     @staticmethod
     def _rebound(p: Parameter, low: float, high: float) -> Parameter:
         guess = None if p.fit_guess is None else min(max(p.fit_guess, low), high)
-        interval = p.interval_bounds
-        if interval is not None:
-            interval = (max(interval[0], low), min(interval[1], high))
+        interval = p.interval_bounds and (max(p.interval_bounds[0], low), min(p.interval_bounds[1], high))
         return replace(p, low=low, high=high, fit_guess=guess, interval_bounds=interval)
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from inference.parameters import ParameterSet
+from inference.parameters import ParameterSet, require_exposure
 from surrogate.binning import Binning
 from surrogate.errors import ConfigError, unknown_name
 from surrogate.observables import ObservableSpace
@@ -229,12 +229,17 @@ class ScienceRun:
         return (source.rate_parameter, *source.efficiencies, *self.exposure_parameters)
 
     def check_parameters(self, parameters: ParameterSet) -> None:
-        """Raise ConfigError unless every parameter that the run names is in the set, with the units of its sources."""
+        """Raise ConfigError unless every parameter that the run names is in the set, with the units of its sources.
+
+        Exposures must be positive, of whatever kind their parameters are.
+        """
         for c in self.sources:
             for name in (*c.parameters, *self.exposure_parameters):
                 if name not in parameters.names:
                     where = f"run '{self.name}', source '{c.name}'"
                     raise ConfigError(unknown_name("parameter", name, parameters.names, where))
+        for name in self.exposure_parameters:
+            require_exposure(name, parameters[name].nominal)
         units = {p.name: {"the parameter": p.unit} for p in parameters.parameters}
         for c in self.sources:
             for driver, nuisance in zip(c.drivers, c.source.nuisances.nuisances, strict=True):

@@ -347,6 +347,21 @@ def write_checkpoint(path: Path, space: ObservableSpace = SPACE, certified: bool
         write_certificate(path, True, {}, {}, source.identity)
 
 
+def test_exposures_that_are_not_positive_are_refused(path: Path, model: StatisticalModel, tmp_path: Path) -> None:
+    for value in (-1, 0):
+        with pytest.raises(ConfigError, match=rf"livetime_sr0 = {value}\S* is an exposure and must be > 0"):
+            StatisticalModel.from_config(path, nominal_values={"livetime_sr0": value})
+        with pytest.raises(ConfigError, match=f"livetime_sr1 = {value}"):
+            model.set_nominal_values(livetime_sr1=value)
+        with pytest.raises(RangeError, match=f"livetime_sr1 cannot be fixed at {value}"):
+            model.fit(livetime_sr1=value)
+    assert model.nominal_values["livetime_sr1"] == 1.0
+    content = model_files.model_dict()
+    content["parameter_definition"]["livetime_sr0"] |= {"fit_limits": [-1, 2]}
+    with pytest.raises(ConfigError, match=r"livetime_sr0\.fit_limits: -1 is the lower one of an exposure"):
+        StatisticalModel.from_config(model_files.write_model(tmp_path, content))
+
+
 def without_ancillary() -> dict[str, np.ndarray]:
     return dict(zip(("sr0", "sr1"), model_files.data(), strict=False))
 

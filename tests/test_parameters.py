@@ -205,3 +205,18 @@ def test_padding_keeps_the_order_of_events() -> None:
 )
 def test_a_unit_with_a_number_says_what_one_stands_for(unit: str, reference: tuple[float, str] | None) -> None:
     assert Parameter("mu", "rate", 1.0, 0.0, unit=unit).reference == reference
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0])
+def test_exposures_are_positive_wherever_they_enter(value: float) -> None:
+    refused = rf"{value:g}\S* is an exposure and must be > 0"
+    with pytest.raises(ConfigError, match=refused):
+        Parameter("livetime", "livetime", value, fittable=False)
+    with pytest.raises(ConfigError, match=refused):
+        small_set().vector({"livetime": value})
+    with pytest.raises(ConfigError, match=refused):
+        small_set().with_nominal({"livetime": value})
+    run = ScienceRun("run", UNIT, (RunSource("er", flat_source(), "mu", {}),), ("livetime", "mass"))
+    mass = Parameter("mass", "shape", value, fittable=False)
+    with pytest.raises(ConfigError, match=f"mass = {refused}"):
+        run.check_parameters(ParameterSet((*small_set().parameters, mass)))

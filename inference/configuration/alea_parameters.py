@@ -100,9 +100,11 @@ def _parameter(name: str, config: ParameterConfig, bounds: Range, fittable: bool
     )
 
 
-def _bounds(name: str, config: ParameterConfig, ranges: Sequence[Range]) -> tuple[Range, list[Note]]:
+def _bounds(name: str, config: ParameterConfig, ranges: Sequence[Range], where: str) -> tuple[Range, list[Note]]:
     """Return fit limits cut to where the sources that a parameter drives are defined, and what was changed."""
     low, high = _limits(config.fit_limits)
+    if config.ptype == "livetime" and -math.inf < low < 0:
+        raise ConfigError(f"{where}.fit_limits: {low:g} is the lower one of an exposure and must be >= 0; raise it")
     place, given = f"{name}.fit_limits", str(config.fit_limits)
     notes = []
     if config.ptype == "rate" and low == -math.inf:
@@ -151,7 +153,7 @@ def build_parameters(
         if fittable and name not in acting and name not in correlated and constraint is None:
             fittable = False
             notes.append(Note(name, "fittable: true", True, "nothing depends on it; it is held at its nominal value"))
-        bounds, changed = _bounds(name, p, ranges.get(name, []))
+        bounds, changed = _bounds(name, p, ranges.get(name, []), place)
         notes += changed
         parameters.append(_parameter(name, p, bounds, fittable, place))
         constraints += [] if constraint is None else [constraint]
