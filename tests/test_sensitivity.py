@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,19 @@ def test_limits_beyond_the_search_bound_count_as_infinite():
     assert band.values[0] is not None
 
 
+def test_a_lower_limit_that_does_not_exist_sorts_below_all_others():
+    parameters, runs = counting(BACKGROUND)
+    points = torch.tensor([[1.0, 0.0, BACKGROUND]], dtype=torch.float64)
+    found = toy_limits(parameters, runs, "mu", points, 200, 4, critical_value(0.9, "lower"), 0.9, "lower")
+    band = sensitivity_band(found, "lower")
+    assert 150 < band.n_without < 200
+    assert band.values[:3] == (None, None, None)
+    assert band.values[-1] > 0
+    lines = repr(band).splitlines()
+    assert lines[3] == "+0 sigma  none  [none, none]"
+    assert lines[-1] == f"{band.n_without} of 200 toys have no lower limit and count below all others"
+
+
 def test_limits_are_stored_and_resumed(tmp_path):
     parameters, runs = gaussian_background(3.0, 0.5)
     points = torch.tensor([[1.0, 0.0, 3.0], [1.0, 5.0, 3.0]], dtype=torch.float64)
@@ -127,6 +141,19 @@ def test_an_excess_of_nothing_is_no_discovery():
     assert found.q0 == pytest.approx(0.0, abs=1e-9)
     assert found.p0 == pytest.approx(0.5, abs=1e-4)
     assert found.p0_toys is None
+
+
+def test_a_significance_neither_saturates_nor_is_minus_zero():
+    parameters, runs = counting(BACKGROUND)
+    found = discovery(Likelihood(parameters, runs, counts([400])), "mu")
+    assert found.q0 > 1969
+    assert found.z0 == math.sqrt(found.q0)
+    assert f"p0 < 1e-300, Z = {found.z0:.5g} (asymptotic)" in repr(found)
+    nothing = replace(found, q0=0.0, p0=0.5, z0=math.sqrt(0.0))
+    assert "q0 = 0, p0 = 0.5, Z = 0 (asymptotic)" in repr(nothing)
+    none = discovery(Likelihood(parameters, runs, counts([0])), "mu")
+    assert none.q0 == 0.0
+    assert math.copysign(1.0, none.z0) == 1.0
 
 
 def test_wrong_toys_are_refused():

@@ -2,12 +2,13 @@
 
     q0 = 2 [ln L(best) - ln L(mu = 0, nu_hat)] if mu_hat >= 0, else 0;    p0 = P(q0 >= q0_obs | mu = 0)
 
-Asymptotically p0 = 1 - Phi(sqrt(q0)) (eq. 52). Toys are made at mu = 0 with the nuisances at their conditional best
-fit.
+Asymptotically p0 = 1 - Phi(sqrt(q0)) and Z = sqrt(q0) (eqs. 52 and 53). Toys are made at mu = 0 with the nuisances at
+their conditional best fit.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,14 @@ from inference.fits.fit import fit_result
 from inference.intervals.asymptotics import one_sided_p_value, significance
 from inference.intervals.statistics import FAILED_BELOW
 from inference.likelihood.extended import Likelihood
-from inference.record import Provenance, Record, number, provenance
+from inference.record import Provenance, Record, provenance
 from inference.results import FitResult
 from inference.studies.counting import Fraction
 from inference.studies.toy_pairs import ToyPairs
 from surrogate.errors import DataError
+
+#: Below this p-values are not told from 0.
+SMALLEST_P = 1e-300
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Discovery(Record):
     q0
         The observed statistic; None where a fit failed.
     p0, z0
-        Asymptotic p-value and significance in standard deviations.
+        Asymptotic p-value, 0 where it is too small for a number, and significance sqrt(q0) in standard deviations.
     p0_toys, p0_low, p0_high
         Fraction of background-only toys with at least the observed q0, and its one-sigma Clopper-Pearson interval; None
         without toys.
@@ -69,10 +73,11 @@ class Discovery(Record):
         if self.q0 is None or self.p0 is None:
             return f"discovery of {self.parameter}: the fits failed; best fit {self.best_fit.message}"
         best, error = self.best_fit.values[self.parameter], self.best_fit.errors[self.parameter]
-        z0 = "infinite" if self.z0 is None else f"{self.z0:.5g}"
+        z0 = math.sqrt(self.q0) if self.z0 is None else self.z0
+        p0 = f"= {self.p0:.5g}" if self.p0 > SMALLEST_P else f"< {SMALLEST_P:g}"
         lines = [
             f"best fit {self.parameter} = {best:.5g}{'' if error is None else f' +- {error:.2g}'}",
-            f"q0 = {self.q0:.5g}, p0 = {self.p0:.5g}, Z = {z0} (asymptotic)",
+            f"q0 = {self.q0:.5g}, p0 {p0}, Z = {z0:.5g} (asymptotic)",
         ]
         if self.p0_toys is not None:
             z = "" if self.z0_toys is None else f", Z = {self.z0_toys:.3g}"
@@ -121,7 +126,7 @@ def discovery(likelihood: Likelihood, poi: str, toys: ToyPairs | None = None) ->
         parameter=poi,
         q0=q0,
         p0=p0,
-        z0=None if p0 is None else number(significance(p0)),
+        z0=None if q0 is None else math.sqrt(q0),
         p0_toys=None if tail is None else tail.value,
         p0_low=None if tail is None else tail.low,
         p0_high=None if tail is None else tail.high,

@@ -2,7 +2,8 @@
 
 The median expected limit and the intervals of 68 % and 95 % around it are quantiles of the limits of background-only
 toys; their errors come from order statistics. A toy without a limit (no crossing below the search bound) counts as
-infinite, one whose search failed as infinite too, and both are reported.
+infinite, one whose search failed as infinite too, and both are reported; without a lower limit it counts as minus
+infinity, below all that have one.
 """
 
 from __future__ import annotations
@@ -87,11 +88,13 @@ class SensitivityBand(Record):
     sigmas
         Positions of the quantiles, in standard deviations of a normal distribution: 0 is the median.
     values, low, high
-        The quantiles with their one-sigma intervals; None where they are infinite.
+        The quantiles with their one-sigma intervals; None where they are infinite, and for lower limits where there is
+        none.
     n_toys
         Number of toys.
     n_without, n_failed
-        Toys without a limit below the search bound, and toys whose search failed; both count as infinite.
+        Toys without a limit within the search bounds, and toys whose search failed; both count as infinite, for lower
+        limits as minus infinity: below all others.
     seed, model_hash
         What the toys were made of.
     expansion_error
@@ -116,10 +119,13 @@ class SensitivityBand(Record):
     def __repr__(self) -> str:
         """Return the quantiles with their errors as text, one a line."""
         said = f"{100 * self.confidence_level:g} % {self.end} limits on {self.parameter} over {self.n_toys} toys"
+        absent = "none" if self.end == "lower" else "infinite"
         lines = [f"{said}: median and bands, their one-sigma ranges in brackets"]
         for sigma, *numbers in zip(self.sigmas, self.values, self.low, self.high, strict=True):
-            value, low, high = ("infinite" if v is None else f"{v:.5g}" for v in numbers)
+            value, low, high = (absent if v is None else f"{v:.5g}" for v in numbers)
             lines.append(f"{sigma:+.0f} sigma  {value}  [{low}, {high}]")
+        if self.end == "lower":
+            lines.append(f"{self.n_without} of {self.n_toys} toys have no lower limit and count below all others")
         return "\n".join(lines)
 
     @property
