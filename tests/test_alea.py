@@ -441,3 +441,17 @@ def test_the_shipped_release_model_is_the_same_model(shared: Path, mass: int) ->
         expected = expected_counts(theirs.parameters, b, theirs.parameters.vector(point)[None])[0]
         by_name = dict(zip(a.source_names, found.tolist(), strict=True))
         assert by_name == pytest.approx(dict(zip(b.source_names, expected.tolist(), strict=True)), rel=1e-14)
+
+
+def test_a_forgotten_ptype_is_refused_or_for_alea_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = model_files.model_dict()
+    given = {"nominal_value": 0.1, "uncertainty": 0.1, "fit_limits": [0, 1]}
+    content["parameter_definition"]["g1"] = {**given, "unit": "phd/photon"}
+    with pytest.raises(ConfigError, match=r"g1: has uncertainty, fit_limits, but no ptype.*add 'ptype: shape'"):
+        assemble(model_files.write_model(tmp_path, content))
+    for said, warnings in (({}, 1), ({"ptype": "needs_reinit"}, 0), ({"fittable": False}, 0)):
+        caplog.clear()
+        content["parameter_definition"]["g1"] = {**given, **said}
+        notes = assemble(model_files.write_model(tmp_path, content)).conversion.notes
+        assert {"g1.uncertainty", "g1.fit_limits"} <= {n.place for n in notes}
+        assert len([r for r in caplog.records if "no ptype" in r.message]) == warnings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +13,8 @@ from inference.constraints.gaussian import Constraint, GaussianConstraint
 from inference.constraints.uniform import UniformConstraint
 from inference.parameters import Kind, Parameter, ParameterSet
 from surrogate.errors import ConfigError, unknown_name
+
+logger = logging.getLogger(__name__)
 
 Range = tuple[float, float]
 
@@ -118,6 +121,38 @@ def _bounds(name: str, config: ParameterConfig, ranges: Sequence[Range], where: 
     return inner, notes
 
 
+def _own(config: ModelConfig) -> bool:
+    """Return whether a file has keys that alea does not know, so that it was written for xeflow."""
+    sources = (s for term in config.likelihood_config.likelihood_terms for s in term.sources)
+    if any(s.surrogate or s.basis or s.spectrum or s.nuisance_parameters for s in sources):
+        return True
+    return bool(config.correlated_constraints) or any(
+        p.unit or p.constraint for p in config.parameter_definition.values()
+    )
+
+
+def _idle(name: str, config: ParameterConfig, own: bool, place: str) -> list[Note]:
+    """Return what is to be said of keys that steer fits on a parameter that needs_reinit.
+
+    Raises
+    ------
+    ConfigError
+        Where a file written for xeflow does not say the ptype: it was most likely forgotten.
+    """
+    given = {"uncertainty": config.uncertainty, "fit_limits": config.fit_limits, "constraint": config.constraint}
+    idle = [key for key, value in given.items() if value is not None]
+    if config.ptype != "needs_reinit" or not idle:
+        return []
+    if "ptype" not in config.model_fields_set and config.fittable:
+        message = f"{place}: has {', '.join(idle)}, but no ptype, so that every fit holds it"
+        remedy = "add 'ptype: shape', or 'fittable: false' if it is a constant"
+        if own:
+            raise ConfigError(f"{message}; {remedy}")
+        logger.warning("%s, as in alea; %s", message, remedy)
+    reason = "a parameter that needs_reinit is held in every fit; give it another ptype to fit it"
+    return [Note(f"{name}.{key}", str(given[key]), True, reason) for key in idle]
+
+
 def build_parameters(
     config: ModelConfig, where: str, ranges: Mapping[str, list[Range]], acting: set[str]
 ) -> tuple[ParameterSet, list[Note]]:
@@ -146,6 +181,7 @@ def build_parameters(
         place = f"{where}: parameter_definition.{name}"
         if p.ptype == "efficiency" and p.fit_limits is None:
             raise ConfigError(f"{place}: an efficiency needs finite fit_limits with a lower one >= 0")
+        notes += _idle(name, p, _own(config), place)
         constraint = _constraint(name, p, place)
         fittable = p.fittable and p.ptype != "needs_reinit"
         if p.fittable and not fittable:
