@@ -342,3 +342,16 @@ def test_minuit_finds_no_higher_maximum(seed: int) -> None:
     if theirs < -2 * float(batch.log_likelihood) - 1e-6:
         batch = fit_batch(likelihood, options=FitOptions(starts=10, spread=2.0))
     assert theirs > -2 * float(batch.log_likelihood) - 1e-6
+
+
+def test_the_events_expected_of_a_run_are_never_negative() -> None:
+    """A negative signal below a background is legal; without events ln L = -(2 mu + 3) grows down to mu = -1.5."""
+    parameters = ParameterSet((Parameter("mu", "rate", 1.0, -10.0, 100.0), rate_parameter("b"), LIVETIME))
+    sources = (RunSource("s", flat_source(2.0), "mu", {}), RunSource("b", flat_source(3.0), "b", {}))
+    run = ScienceRun("run", UNIT, sources, ("livetime",))
+    likelihood = Likelihood(parameters, (run,), Dataset({"run": event_data(UNIT, torch.zeros(0, 1))}, {}))
+    points = torch.stack([parameters.vector({"mu": mu}) for mu in (-1.0, -2.0)])
+    assert likelihood.log_likelihood(points).tolist() == pytest.approx([-1.0, -math.inf])
+    found = fit(likelihood, {"b": 1.0})
+    assert sum(found.expected["run"].values()) == pytest.approx(0.0, abs=1e-9)
+    assert sum(found.expected["run"].values()) >= 0
