@@ -128,7 +128,7 @@ class FlowSource:
 
         Exactly -inf outside the region of interest; raises RangeError for theta outside the trained ranges.
         """
-        self.nuisances.check(theta)
+        _check(self.nuisances, x, theta)
         return self._cells.log_mean([self._log_prob(some, theta) for some in self._points(x)])
 
     def _log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -233,6 +233,14 @@ class FlowSource:
         """Return the jet in theta of mu(theta), in closed form, for theta (*, K)."""
         jet = self.acceptance.jet(theta)
         return replace(jet, log_scale=jet.log_scale + math.log(self.generated_rate))
+
+
+def _check(nuisances: NuisanceSpace, x: Tensor, theta: Tensor) -> None:
+    """Raise ConfigError unless x and theta are tensors, and RangeError unless theta is inside the ranges."""
+    for name, given in (("x", x), ("theta", theta)):
+        if not isinstance(given, Tensor):
+            raise ConfigError(f"{name} must be a torch tensor, got {type(given).__name__}; use torch.as_tensor({name})")
+    nuisances.check(theta)
 
 
 def _flatten(x: Tensor, theta: Tensor, chunk: int) -> tuple[list[tuple[Tensor, Tensor]], torch.Size]:

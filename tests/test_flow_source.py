@@ -138,3 +138,12 @@ def test_members_must_agree() -> None:
             EnsembleSource((flow_source(), other))
     with pytest.raises(ConfigError, match="did you mean 'bootstrap'"):
         EnsembleSource((flow_source(),), "bootstraps")  # type: ignore[arg-type]
+
+
+def test_arrays_that_are_no_tensors_are_refused() -> None:
+    source, theta = flow_source(), NUISANCES.nominal()
+    x = source.sample(2, theta, torch.Generator().manual_seed(1))
+    with pytest.raises(ConfigError, match=r"x must be a torch tensor, got ndarray; use torch\.as_tensor\(x\)"):
+        source.log_prob(x.numpy(), theta)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="theta must be a torch tensor, got ndarray"):
+        source.log_prob(x, theta.numpy())  # type: ignore[arg-type]
