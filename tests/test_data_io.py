@@ -8,9 +8,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from analytic_sources import LIVETIME, UNIT, flat_source, rate_parameter
 
+from inference.data.dataset import event_data
 from inference.data.files import as_mapping, one_row, read_tables, write_toys
+from inference.data.input import as_dataset
+from inference.parameters import ParameterSet
+from inference.science_run import RunSource, ScienceRun
 from surrogate.errors import DataError
+from training.foreign_files import open_foreign
 
 EVENTS = np.array([(10.0, 900.0, -1), (20.0, 1200.0, -1)], dtype=[("cs1", "f8"), ("cs2", "f8"), ("source", "i8")])
 ANCILLARY = one_row({"t_ly": 0.3, "er_rate_multiplier": 1.1})
@@ -154,3 +161,36 @@ def test_release_science_data(shared: Path) -> None:
     found = read_tables(shared / "data" / "xenonnt_light_wimp" / "science_data.h5")
     assert {name: len(found[name]) for name in ("sr0", "sr1")} == {"sr0": 9, "sr1": 28}
     assert as_mapping(found["ancillary"], "ancillary")["signal_efficiency"] == 1.0
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes("# drift time in \u00b5s\ncs1,cs2\n1,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin\.csv' is not UTF-8 text .*save it as UTF-8"):
+        read_tables(path)
+    with pytest.raises(DataError, match=r"latin\.csv: is not UTF-8 text .*save it as UTF-8"):
+        open_foreign(path).check(["cs1"])
+
+
+def test_a_header_that_is_commented_out_is_missing(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "d.csv", np.array([[28.43, 1.5], [2.0, 3.0]]), delimiter=",", header="cs1,cs2", fmt="%g")
+    with pytest.raises(DataError, match=r"header line is missing, or commented out by #.* reads 28\.43, 1\.5; write"):
+        read_tables(tmp_path / "d.csv")
+
+
+def test_columns_that_belong_to_no_run_are_refused(tmp_path: Path) -> None:
+    parameters = ParameterSet((rate_parameter("mu"), LIVETIME))
+    run = ScienceRun("sr0", UNIT, (RunSource("er", flat_source(), "mu", {}),), ("livetime",))
+    np.savez(tmp_path / "d.npz", x=np.array([0.1, 0.2]))
+    with pytest.raises(
+        DataError, match="'x' is a column of events, not a table: group the columns by run, as sr0/x in"
+    ):
+        as_dataset(parameters, (run,), tmp_path / "d.npz")
+
+
+def test_events_that_are_not_finite_are_dropped_on_request() -> None:
+    x = torch.tensor([[0.1], [float("nan")], [float("inf")], [0.4]])
+    with pytest.raises(DataError, match=r"2 events hold NaN or infinity.*drop them with --drop-outside"):
+        event_data(UNIT, x)
+    kept = event_data(UNIT, x, outside="drop")
+    assert (len(kept), kept.n_dropped) == (2, 2)

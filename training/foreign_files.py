@@ -174,8 +174,11 @@ class CsvFile(ForeignFile):
     """CSV: a header of column names, comma separated, then numbers; lines beginning with ``#`` are skipped."""
 
     def _lines(self) -> Iterator[str]:
-        with self.path.open() as lines:
-            yield from (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+        with self.path.open(encoding="utf-8-sig") as lines:
+            try:
+                yield from (line for line in lines if line.strip() and not line.lstrip().startswith("#"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.path}: is not UTF-8 text ({error}); save it as UTF-8") from None
 
     @property
     def names(self) -> tuple[str, ...]:

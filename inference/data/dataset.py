@@ -36,7 +36,7 @@ class EventData:
     weights
         (N,) not negative, or None for unit weights.
     n_dropped
-        How many events outside the region of interest were dropped on request.
+        How many events outside the region of interest, NaN included, were dropped on request.
     """
 
     x: Tensor
@@ -80,16 +80,16 @@ def event_data(
     weights
         (N,), finite and >= 0.
     outside
-        ``refuse`` raises where events lie outside the region of interest, ``drop`` leaves them out, counts them and
-        warns if they are many.
+        ``refuse`` raises where events lie outside the region of interest or are not finite, ``drop`` leaves them out,
+        counts them and warns if they are many.
     run
         The run's name, for messages.
 
     Raises
     ------
     DataError
-        If the shape is wrong, a value is NaN or infinite, a weight negative, an event outside and not to be dropped, or
-        all of them outside.
+        If the shape is wrong, a weight negative, an event outside, NaN or infinite and not to be dropped, or all of
+        them are.
     ConfigError
         If ``outside`` is neither word.
     """
@@ -100,7 +100,8 @@ def event_data(
         raise DataError(
             f"run '{run}': events have shape {tuple(x.shape)}, must be (N, {space.dim}) for {', '.join(space.names)}"
         )
-    require_finite(space, x, run)
+    if outside == "refuse":
+        require_finite(space, x, run)
     if weights is not None:
         weights = weights.detach().to(torch.float64)
         if weights.shape != x.shape[:1] or not bool((torch.isfinite(weights) & (weights >= 0)).all()):

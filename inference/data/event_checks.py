@@ -33,7 +33,10 @@ def require_finite(space: ObservableSpace, x: Tensor, run: str) -> None:
     """Raise DataError if an event of x (N, D) holds NaN or infinity."""
     broken = ~torch.isfinite(x).all(dim=-1)
     if bool(broken.any()):
-        raise DataError(f"run '{run}': {int(broken.sum())} events hold NaN or infinity: {listing(x, broken, space)}")
+        raise DataError(
+            f"run '{run}': {int(broken.sum())} events hold NaN or infinity: {listing(x, broken, space)}; correct or "
+            "drop them with --drop-outside (outside='drop' in Python)"
+        )
 
 
 def inside_region(space: ObservableSpace, x: Tensor, drop: bool, run: str) -> Tensor:

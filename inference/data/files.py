@@ -108,16 +108,32 @@ def _read_numpy(path: Path, names: Sequence[str]) -> np.ndarray | Tables:
         raise DataError(f"data file '{path}' is not a readable NumPy file: {error}") from error
 
 
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
 def _read_csv(path: Path) -> np.ndarray:
     """Read numbers under a header line; empty lines and lines that begin with # are skipped."""
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        lines = [line for line in stream if line.strip() and not line.lstrip().startswith("#")]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"data file '{path}' is not UTF-8 text ({error}); save it as UTF-8") from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     rows = list(csv.reader(lines, skipinitialspace=True))
     if not rows:
         raise DataError(f"data file '{path}' is empty; a header line with the column names is needed")
     names = [name.strip() for name in rows[0]]
     if len(names) == 1 and (other := next((mark for mark in ";\t " if mark in names[0]), None)) is not None:
         raise DataError(f"data file '{path}': commas must separate the columns, the header has {other!r}: {names[0]}")
+    if all(_is_number(name) for name in names):
+        raise DataError(
+            f"data file '{path}': the header line is missing, or commented out by #: the first line without # reads "
+            f"{', '.join(names)}; write the column names without # (numpy.savetxt(..., comments=''))"
+        )
     if len(set(names)) != len(names) or not all(names):
         raise DataError(f"data file '{path}': the header must hold unique column names, got {', '.join(names)}")
     values = np.empty((len(rows) - 1, len(names)))

@@ -22,6 +22,7 @@ def _by_name(data: Any, runs: Sequence[ScienceRun]) -> dict[str, Any]:
     """Return tables by name: a list holds the runs in order, then ancillary, then optionally generate_values."""
     names = [*(run.name for run in runs), ANCILLARY, GENERATE_VALUES]
     if isinstance(data, Mapping):
+        _refuse_loose_columns(data, runs)
         return _matched(data, names)
     if isinstance(data, list | tuple):
         if len(data) not in (len(runs) + 1, len(runs) + 2):
@@ -36,6 +37,16 @@ def _by_name(data: Any, runs: Sequence[ScienceRun]) -> dict[str, Any]:
         f"data: one table was given for {len(runs)} runs; give a list or a mapping {', '.join(names[:-1])}, or a "
         f"directory with files of these names, such as {runs[0].name}.csv"
     )
+
+
+def _refuse_loose_columns(data: Mapping[str, Any], runs: Sequence[ScienceRun]) -> None:
+    """Raise DataError if a mapping holds columns of events where it must hold the tables of the runs."""
+    for run in runs:
+        if run.name not in data and (loose := [name for name in run.observables.names if name in data]):
+            raise DataError(
+                f"data: '{loose[0]}' is a column of events, not a table: group the columns by run, as {run.name}/"
+                f"{loose[0]} in HDF5, one structured array '{run.name}' in .npz, {{'{run.name}': columns}} in Python"
+            )
 
 
 def _matched(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
