@@ -127,6 +127,26 @@ def test_raised_rates_change_their_sources_only(model: StatisticalModel) -> None
     assert not any(view.raised for view in (*model.views({POI: 3.0}).planes, *model.views({POI: 3.0}).projections))
 
 
+def test_raised_sources_count_as_in_the_table(model: StatisticalModel) -> None:
+    interval = model.interval(POI)
+    end = interval.upper
+    assert end.fit is not None
+    best, raised = interval.best_fit.values, {POI: end.value or 1.0}
+    views = project(model.parameters, model.runs, model.data, best, raised, at=end.fit.values)
+    for plane in views.planes:
+        assert plane.raised == pytest.approx({"wimp": end.fit.expected[plane.run]["wimp"]})
+
+
+def test_profile_names_the_best_fit_of_the_record_and_the_unit(model: StatisticalModel) -> None:
+    interval = model.interval(POI)
+    curve = model.profile(POI, [0.0, 2.0, 4.0])
+    curve = replace(curve, best_fit=replace(curve.best_fit, values={**curve.best_fit.values, POI: 1.2345}))
+    axes = plot_profile(curve, interval, {POI: "cm2"}).axes[0]
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert f"best fit {interval.best_fit.values[POI]:.4g}" in texts
+    assert axes.get_xlabel() == "wimp rate multiplier [cm2]"
+
+
 def test_figures_are_drawn(model: StatisticalModel, tmp_path: Path) -> None:
     interval = model.interval(POI)
     curve = model.profile(POI, [0.0, 2.0, 4.0, 8.0])

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import special
 
 from inference.profiles.corner import Corner, ProfilePlane
-from inference.reports.plots import COLOURS, DATA, curve_points
+from inference.reports.plots import COLOURS, DATA, curve_points, parameter_label
 from inference.results import ProfileCurve
 
 #: Confidence levels of contours, for two parameters, and of the lines across profiles, for one.
 LEVELS = (0.6827, 0.9)
 
 
-def plot_corner(corner: Corner) -> Figure:
-    """Draw the profile of every parameter on the diagonal and the contours of every pair below it."""
+def plot_corner(corner: Corner, units: Mapping[str, str] | None = None) -> Figure:
+    """Draw the profile of every parameter on the diagonal and the contours of every pair below it.
+
+    ``units`` are those of parameters, by name.
+    """
     names = [curve.parameter for curve in corner.curves]
     n = len(names)
     figure = Figure(figsize=(2.2 * n + 0.6, 2.2 * n + 0.4), layout="constrained")
@@ -29,9 +34,9 @@ def plot_corner(corner: Corner) -> Figure:
         column, row = names.index(plane.x), names.index(plane.y)
         _draw_plane(grid[row, column], plane, corner.best_fit.values)
     for k, name in enumerate(names):
-        grid[n - 1, k].set_xlabel(name.replace("_", " "))
+        grid[n - 1, k].set_xlabel(parameter_label(name, units))
         if k:
-            grid[k, 0].set_ylabel(name.replace("_", " "))
+            grid[k, 0].set_ylabel(parameter_label(name, units))
     for row in range(n):
         for column in range(row + 1):
             if row < n - 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -40,33 +40,39 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return path
 
 
-def plot_profile(curve: ProfileCurve, interval: Interval | None = None) -> Figure:
+def plot_profile(
+    curve: ProfileCurve, interval: Interval | None = None, units: Mapping[str, str] | None = None
+) -> Figure:
     """Draw t(mu) with the best fit and, for an interval, the critical value and its ends.
+
+    ``units`` are those of parameters, by name.
 
     Raises
     ------
     DataError
         If no point of the curve is defined.
     """
-    figure = Figure(figsize=(5.5, 4.0), layout="constrained")
-    _draw_profile(figure.subplots(), curve, interval)
+    figure = Figure(figsize=(5.5, 4.6), layout="constrained")
+    _draw_profile(figure.subplots(), curve, interval, units)
     return figure
 
 
-def _draw_profile(axes: Axes, curve: ProfileCurve, interval: Interval | None) -> None:
+def _draw_profile(axes: Axes, curve: ProfileCurve, interval: Interval | None, units: Mapping[str, str] | None) -> None:
+    """Draw a profile with its legend below the axes, where it hides no line."""
     x, t = curve_points(curve)
     axes.plot(x, t, color=COLOURS[4], lw=1.8)
-    best = curve.best_fit.values[curve.parameter]
+    # the curve may come of an expansion, whose best fit is not quite that of the record
+    best = (curve if interval is None else interval).best_fit.values[curve.parameter]
     axes.axvline(best, color=DATA, lw=1, ls=":", label=f"best fit {best:.4g}")
     if interval is not None:
         _draw_interval(axes, interval)
-    axes.set_xlabel(curve.parameter.replace("_", " "))
+    axes.set_xlabel(parameter_label(curve.parameter, units))
     axes.set_ylabel(r"$t = 2\,[\ln L(\hat\theta) - \ln L(\hat{\hat\theta})]$")
     axes.set_ylim(0, max(1.0, 1.05 * float(t.max())))
     low, high = min(curve.grid), max(curve.grid)
     # a best fit on its bound is drawn beside the axis, not under it
     axes.set_xlim(low - 0.02 * (high - low), high)
-    axes.legend(framealpha=0.9, edgecolor="none")
+    axes.legend(ncols=2, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def curve_points(curve: ProfileCurve, n: int = 201) -> tuple[np.ndarray, np.ndarray]:
@@ -236,8 +242,15 @@ def contour_regions(plane: Plane, name: str) -> tuple[tuple[np.ndarray, np.ndarr
     return (centres[0], centres[1], np.pad(density, 1, mode="edge").T), levels
 
 
-def plot_summary(planes: Sequence[Plane], curve: ProfileCurve, interval: Interval | None = None) -> Figure:
+def plot_summary(
+    planes: Sequence[Plane],
+    curve: ProfileCurve,
+    interval: Interval | None = None,
+    units: Mapping[str, str] | None = None,
+) -> Figure:
     """Draw the events of each run over its sources, and the profile of the parameter of interest to the right.
+
+    ``units`` are those of parameters, by name.
 
     Raises
     ------
@@ -255,9 +268,14 @@ def plot_summary(planes: Sequence[Plane], curve: ProfileCurve, interval: Interva
             handles=handles, ncols=2, fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13)
         )
         axes.set_title(f"{plane.run}: best fit, regions of 50 % and 90 % of each source", fontsize=10)
-    _draw_profile(right, curve, interval)
+    _draw_profile(right, curve, interval, units)
     right.set_title("profile likelihood ratio", fontsize=10)
     return figure
+
+
+def parameter_label(name: str, units: Mapping[str, str] | None = None) -> str:
+    """Return the label of a parameter's axis, with its unit where that is known."""
+    return _label(name, (units or {}).get(name, ""))
 
 
 def _label(name: str, unit: str) -> str:

@@ -177,6 +177,7 @@ def project(
     values: Mapping[str, float],
     raised: Mapping[str, float] | None = None,
     seed: int = 0,
+    at: Mapping[str, float] | None = None,
 ) -> Views:
     """Project every run on each of its observables, and on the plane of the first two.
 
@@ -190,6 +191,9 @@ def project(
         Rates that are shown at other values as well, such as the upper limit on a signal.
     seed
         Of the events drawn from sources that are no histograms.
+    at
+        All parameters at which the sources of raised rates are counted, such as the conditional fit at the upper
+        limit; by default ``values`` with ``raised``.
 
     Raises
     ------
@@ -198,14 +202,16 @@ def project(
     """
     point = parameters.vector(values)[None]
     other = parameters.vector({**values, **(raised or {})})[None]
+    counted = other if at is None else parameters.vector(at)[None]
     found: list[Projection] = []
     planes = []
     for run in runs:
         shapes = {c.name: _shape(c, theta_of(parameters, c, point)[0], seed) for c in run.sources}
-        mean, high = (
-            dict(zip(shapes, expected_counts(parameters, run, p)[0].tolist(), strict=True)) for p in (point, other)
+        mean, high, shown = (
+            dict(zip(shapes, expected_counts(parameters, run, p)[0].tolist(), strict=True))
+            for p in (point, other, counted)
         )
-        moved = {name: high[name] for name in shapes if high[name] != mean[name]}
+        moved = {name: shown[name] for name in shapes if high[name] != mean[name]}
         found += [_projection(run, axis, data, shapes, mean, moved) for axis in range(run.observables.dim)]
         if run.observables.dim > 1:
             planes.append(_plane(run, data, shapes, mean, moved))

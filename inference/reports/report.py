@@ -17,7 +17,7 @@ from inference.record_store import write_records
 from inference.reports.cls_study import asymptotic_cls_limit
 from inference.reports.corner_plots import plot_corner
 from inference.reports.plots import plot_profile, plot_projections, plot_summary, save_figure
-from inference.reports.projections import Views
+from inference.reports.projections import Views, project
 from inference.reports.pull_plots import plot_pulls
 from inference.reports.summary import summary_text
 from inference.results import FitResult, Interval, ProfileCurve
@@ -57,6 +57,7 @@ def write_report(
     interval: Interval | None = None,
     curve: ProfileCurve | None = None,
     pairs: Corner | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> ReportFiles:
     """Write ``result.json``, ``result.h5``, ``summary.txt``, figures and the records behind them into a directory.
 
@@ -74,6 +75,8 @@ def write_report(
         The profile behind the interval.
     pairs
         The profiles of pairs of parameters.
+    units
+        Parameter -> its unit, for the axes of figures.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -87,16 +90,22 @@ def write_report(
     if fit.pulls:
         figures["pulls"] = save_figure(plot_pulls(fit), directory / "pulls.png")
     if curve is not None:
-        figures["profile"] = save_figure(plot_profile(curve, interval), directory / "profile.png")
+        figures["profile"] = save_figure(plot_profile(curve, interval, units), directory / "profile.png")
         curve.save(directory / "profile.json")
         if views.planes:
-            figures["summary"] = save_figure(plot_summary(views.planes, curve, interval), directory / "summary.png")
+            figures["summary"] = save_figure(
+                plot_summary(views.planes, curve, interval, units), directory / "summary.png"
+            )
     if pairs is not None:
-        figures["corner"] = save_figure(plot_corner(pairs), directory / "corner.png")
+        figures["corner"] = save_figure(plot_corner(pairs, units), directory / "corner.png")
     summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
         temporary.write_text(summary_text(fit, interval))
     return ReportFiles(directory, directory / "result.json", summary, figures)
+
+
+def _units(analysis: Analysis) -> dict[str, str]:
+    return {p.name: p.unit for p in analysis.parameters.parameters}
 
 
 def default_poi(parameters: ParameterSet) -> str:
@@ -154,7 +163,7 @@ def fit_report(
     if profile_errors and fit.success:
         fit = replace(fit, profile_errors=analysis.profile_errors(fixed=fixed, near=fit))
     planes = corner(analysis.likelihood, pairs_of, fixed=fixed) if pairs_of else None
-    return fit, write_report(directory, fit, analysis.views(fit.values), pairs=planes)
+    return fit, write_report(directory, fit, analysis.views(fit.values), pairs=planes, units=_units(analysis))
 
 
 def limit_report(
@@ -179,5 +188,9 @@ def limit_report(
     curve = analysis.drawn_profile(name, grid, known, fixed)
     high = interval.upper.value
     rate = analysis.parameters[name].kind == "rate"
-    views = analysis.views(interval.best_fit.values, {name: high} if rate and high is not None else None)
-    return interval, write_report(directory, interval.best_fit, views, interval, curve)
+    raised = {name: high} if rate and high is not None else None
+    # The table counts events at the conditional fit, so the figures do, too.
+    at = None if raised is None or interval.upper.fit is None else interval.upper.fit.values
+    best = interval.best_fit.values
+    views = project(analysis.parameters, analysis.runs, analysis.data, best, raised, at=at)
+    return interval, write_report(directory, interval.best_fit, views, interval, curve, units=_units(analysis))
