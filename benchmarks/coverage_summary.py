@@ -247,7 +247,7 @@ def _draw_coverage(axes: Axes, found: Sequence[PointSummary]) -> None:
     axes.set_yticks(y, [f"{s.label}, {s.mu:g}" for s in found])
     axes.set_ylim(-0.6, len(found) + 0.9)
     axes.set_xlabel("intervals that hold the true signal [%]")
-    axes.legend(frameon=False, loc="upper center", ncols=1, fontsize=8)
+    axes.legend(facecolor="white", framealpha=1.0, edgecolor=DATA, loc="upper center", ncols=1, fontsize=8)
 
 
 def _draw_biases(axes: Axes, found: Sequence[PointSummary]) -> None:
@@ -261,4 +261,4 @@ def _draw_biases(axes: Axes, found: Sequence[PointSummary]) -> None:
     axes.set_yticks(y, [name.removesuffix("_multiplier") for name in names])
     axes.set_ylim(-0.6, len(names) + 0.9)
     axes.set_xlabel("estimates: simulator - flows [sigma]")
-    axes.legend(frameon=False, loc="upper center", fontsize=8)
+    axes.legend(facecolor="white", framealpha=1.0, edgecolor=DATA, loc="upper center", fontsize=8)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from surrogate.atomic import replacing_file
-from surrogate.observables import Observable, ObservableSpace
+from surrogate.observables import ObservableSpace
+from surrogate.tick_plots import label_log_axis
 from training.event_set import UnitEvents
 from training.history import History
 from training.validation import Measurements
@@ -44,6 +42,7 @@ def plot_training(history: History, title: str) -> Figure:
     upper.plot(steps, training, color=FRESH, lw=0.8, alpha=0.7, label="training, weights of each step (other events)")
     upper.axvline(best.step, color="0.5", lw=0.8, ls=":", label=f"best: {best.held_out_nll:.5f}")
     upper.set_yscale("log")
+    label_log_axis(upper.yaxis)
     upper.set_ylabel("NLL per event above the best [nat]")
     upper.legend(fontsize=8)
     upper.set_title(f"{title}: {history.stopped or 'running'}")
@@ -96,7 +95,7 @@ def plot_marginals(measured: Measurements, space: ObservableSpace, nuisances: tu
         axes[1, d].set_xlabel(_label(observable.name, observable.unit))
         if observable.scale == "log":
             axes[1, d].set_xscale("log")
-            _plain_numbers(axes[1, d].xaxis, observable)
+            label_log_axis(axes[1, d].xaxis)
     axes[0, 0].set_ylabel("events")
     axes[1, 0].set_ylabel("fresh / surrogate")
     if nuisances:
@@ -241,15 +240,7 @@ def _name_axes(axes: Axes, space: ObservableSpace, first: int, second: int) -> N
     axes.set_yscale("log" if b.scale == "log" else "linear")
     for axis, observable in ((axes.xaxis, a), (axes.yaxis, b)):
         if observable.scale == "log":
-            _plain_numbers(axis, observable)
-
-
-def _plain_numbers(axis: Axis, observable: Observable) -> None:
-    """Label a logarithmic axis with few, plain numbers: those of matplotlib overlap on less than two decades."""
-    ratio = observable.high / observable.low if observable.low > 0 else math.inf
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1, 3) if ratio < 1000 else (1,)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(NullFormatter())
+            label_log_axis(axis)
 
 
 def _label(name: str, unit: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from surrogate.errors import DataError, unknown_name
 from surrogate.observables import Observable
+from surrogate.tick_plots import label_log_axis
 from training.events import EventFile
 from training.simulator_validation import SimulatorReport
 
@@ -44,6 +45,7 @@ def _some(file: EventFile, limit: int) -> Array:
 def _scale(axes: Axes, observable: Observable, which: str) -> None:
     if observable.scale == "log" and observable.low > 0:
         axes.set(**{f"{which}scale": "log"})
+        label_log_axis(axes.xaxis if which == "x" else axes.yaxis)
     axes.set(**{f"{which}lim": (observable.low, observable.high)})
 
 
@@ -143,6 +145,7 @@ def plot_efficiency(energies: Tensor, curves: Mapping[str, tuple[Tensor, Tensor]
         ylabel="kept events per recoil in the fiducial volume",
         ylim=(0, None),
     )
+    label_log_axis(axes.xaxis)
     axes.legend()
     return figure
 

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from surrogate.tick_plots import label_log_axis
 from training.template_validation import AnchorComparison, TemplateComparison
 
 SURROGATE, MORPHING, TEMPLATE = "#0072B2", "#E69F00", "#222222"
@@ -31,6 +32,7 @@ def _draw_bins(axes: Axes, anchor: AnchorComparison, exposure: float) -> None:
     axes.stairs(exposure * np.array(anchor.expected), edges, color=SURROGATE, lw=1.0, label="surrogate")
     place = ", ".join(f"{name} = {value:g}" for name, value in anchor.theta.items())
     axes.set(yscale="log", xlabel="bin", ylabel=f"expected events at exposure {exposure:g}")
+    label_log_axis(axes.yaxis)
     axes.set_title(f"largest chi2 ({anchor.surrogate.chi2:.2g}){' at ' + place if place else ''}", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
 

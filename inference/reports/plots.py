@@ -12,17 +12,18 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from scipy.interpolate import CubicHermiteSpline
 
 from inference.reports.projections import Plane, Projection
 from inference.results import Interval, ProfileCurve
 from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
+from surrogate.tick_plots import label_log_axis
 
 #: Okabe and Ito's palette, distinct for colour-blind readers (https://jfly.uni-koeln.de/color/).
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 DATA = "#222222"
+SUM = "#CFCFCF"
 
 #: Fractions of a source's events that its contours contain, the outer one first.
 CONTAINED = (0.9, 0.5)
@@ -128,6 +129,8 @@ def plot_projections(found: Sequence[Projection], planes: Sequence[Plane] = ()) 
     rows = [of_run[k : k + columns] for of_run in runs for k in range(0, len(of_run), columns)]
     width = 3.4 * max(1.5, columns)
     figure = Figure(figsize=(width, 2.9 * len(rows)), layout="constrained")
+    # room between panels, so that no label touches the panel beside it
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     colours = source_colours(found)
     for axes_row, row in zip(grid, rows, strict=True):
@@ -167,10 +170,11 @@ def _draw_projection(axes: Axes, projection: Projection, colours: dict[str, str]
     total = np.sum(list(projection.expected.values()), axis=0)
     for name, values in projection.expected.items():
         if max(values) > 0:
-            axes.stairs(values, edges, color=colours[name], lw=1.6, label=name)
+            axes.stairs(values, edges, color=colours[name], lw=1.6, label=name, zorder=2.5)
     for name, values in projection.raised.items():
         axes.stairs(values, edges, color=colours[name], lw=1.4, ls="--", label=f"{name} at the upper limit")
-    axes.stairs(total, edges, color=DATA, lw=0.8, label="sum")
+    # wide, pale and below: a source that is almost all of the sum shows within it
+    axes.stairs(total, edges, color=SUM, lw=4.5, label="sum", zorder=1.5)
     logarithmic = projection.logarithmic and edges[0] > 0
     centres = np.sqrt(edges[1:] * edges[:-1]) if logarithmic else 0.5 * (edges[1:] + edges[:-1])
     seen = counts > 0
@@ -188,6 +192,7 @@ def _draw_projection(axes: Axes, projection: Projection, colours: dict[str, str]
     top = max(1.0, float(total.max()), float(counts.max()))
     peaks = [max(v) for v in (*projection.expected.values(), *projection.raised.values()) if max(v) > 0]
     axes.set_yscale("log")
+    label_log_axis(axes.yaxis)
     axes.set_ylim(max(1e-5 * top, min([0.3, *(0.1 * peak for peak in peaks)])), 2 * top)
     _scale(axes, "x", projection.edges, projection.logarithmic)
     axes.set(xlabel=_label(projection.observable, projection.unit), ylabel="events per bin")
@@ -286,8 +291,5 @@ def _scale(axes: Axes, name: Literal["x", "y"], edges: Sequence[float], logarith
     """Set limits and, where it makes sense, a logarithmic scale with few, plain numbers."""
     if logarithmic and edges[0] > 0:
         axes.set(**{f"{name}scale": "log"})
-        axis, ratio = axes.xaxis if name == "x" else axes.yaxis, edges[-1] / edges[0]
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 100 else (1, 3) if ratio < 1000 else (1,)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        label_log_axis(axes.xaxis if name == "x" else axes.yaxis)
     axes.set(**{f"{name}lim": (edges[0], edges[-1])})

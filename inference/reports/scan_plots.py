@@ -11,7 +11,8 @@ from scipy import special
 
 from inference.reports.plots import COLOURS, DATA
 from inference.reports.scan import LimitScan
-from inference.reports.study_plots import GREEN, YELLOW, band_value
+from inference.reports.study_plots import GREEN, ON_BANDS, YELLOW, band_value
+from surrogate.tick_plots import label_log_axis
 
 #: Ratio of the ends of a scan above which its axis is logarithmic.
 WIDE = 5.0
@@ -49,11 +50,13 @@ def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float | None =
     for label, colour, style, values in ends:
         _draw_line(above, x, values, factor, colour, style, label)
     above.set_yscale("log")
+    label_log_axis(above.yaxis)
     above.set_ylabel(ylabel)
-    above.legend(frameon=False, title=f"{100 * first.confidence_level:g} % ({first.critical_values})")
+    above.legend(**ON_BANDS, title=f"{100 * first.confidence_level:g} % ({first.critical_values})")
     _draw_significance(below, x, scan)
     if x[0] > 0 and x[-1] / x[0] > WIDE:
         below.set_xscale("log")
+        label_log_axis(below.xaxis)
     below.set_xlabel(scan.scanned.replace("_", " ") + (f" [{scan.unit}]" if scan.unit else ""))
     return figure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import special
@@ -15,9 +17,12 @@ from inference.studies.neyman import NeymanInterval
 from inference.studies.sensitivity import SensitivityBand, ToyLimits
 from inference.studies.toy_pairs import ToyPairs
 from surrogate.errors import DataError
+from surrogate.tick_plots import label_log_axis
 
 #: The colours of the one- and two-sigma bands that the field is used to.
 GREEN, YELLOW = "#00CC00", "#FFDD00"
+#: A legend over bands, whose swatches would vanish in them without a ground of its own.
+ON_BANDS: dict[str, Any] = {"frameon": True, "facecolor": "white", "framealpha": 1.0, "edgecolor": DATA}
 
 #: How the statistics are written (arXiv:1007.1727).
 SYMBOLS = {
@@ -99,6 +104,7 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes.plot(x, tails * special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
     axes.axhline(1 - cl, color=COLOURS[7], lw=0.8)
     axes.set_yscale("log")
+    label_log_axis(axes.yaxis)
     axes.set_xlim(0, 8)
     axes.set_ylim(1e-3, 1)
     axes.set_xlabel(SYMBOLS.get(statistic, statistic))
@@ -131,9 +137,10 @@ def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
     axes.hist(finite, edges.tolist(), histtype="step", color=DATA, lw=1.4)
     axes.axvline(band_value(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {band_value(band, 0.0):.4g}")
     axes.set_xscale("log")
+    label_log_axis(axes.xaxis)
     axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {_label(band.parameter)}")
     axes.set_ylabel(f"toys of {band.n_toys}")
-    axes.legend(frameon=False)
+    axes.legend(**ON_BANDS)
     return figure
 
 
