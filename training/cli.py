@@ -148,8 +148,8 @@ def _table(title: str, rows: Mapping[str, str]) -> Table:
 
 
 def _criteria_table(title: str, criteria: Sequence[Criterion]) -> Table:
-    table = Table(title=title)
-    for heading in ("criterion", "value", "error", "threshold", "limit", "blunt", ""):
+    table = Table(title=title, caption="a value passes below threshold + allowance for its error")
+    for heading in ("criterion", "value", "error", "threshold", "passes below", "blunt", ""):
         table.add_column(heading, justify="left" if heading in ("criterion", "") else "right")
     colours = {"ok": "green", "undecided": "yellow", "fails": "red"}
     for c in criteria:
