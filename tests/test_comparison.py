@@ -12,6 +12,7 @@ import pytest
 import xeflow
 from inference.model import StatisticalModel
 from inference.reports.comparison import ModelComparison, compare_models
+from inference.reports.comparison_plots import plot_comparison
 from surrogate.errors import ConfigError
 
 
@@ -39,6 +40,14 @@ def test_templates_serve_binned_and_unbinned_runs_alike(folder: Path) -> None:
     assert max(abs(shift) for shift in found.shifts.values() if shift is not None) < 1e-4
     assert found.first.best_fit.log_likelihood != pytest.approx(found.second.best_fit.log_likelihood)
     assert ModelComparison.from_json(found.to_json()) == found
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend(folder: Path) -> None:
+    found = compare_models(model(folder / "binned.yaml"), model(folder / "binned.yaml"))
+    legend = plot_comparison(found, ("_first", "second")).axes[0].get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert any("_first\n" in text for text in texts)
+    assert any(text.startswith("second\n") for text in texts)
 
 
 def test_another_model_is_told_apart(folder: Path) -> None:

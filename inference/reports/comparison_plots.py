@@ -25,7 +25,7 @@ def plot_comparison(comparison: ModelComparison, names: tuple[str, str] = ("firs
         top = max(top, float(t.max()))
         ends = [(e.value, side) for e, side in ((interval.lower, "lower"), (interval.upper, "upper")) if e.found]
         limits = "".join(f"\n{100 * interval.confidence_level:g} % {side} limit {value:.4g}" for value, side in ends)
-        left.plot(x, t, color=colour, ls=style, lw=1.8, label=name + limits)
+        left.plot(x, t, color=colour, ls=style, lw=1.8, label=_shown(name) + limits)
         for value, _ in ends:
             left.axvline(value or 0.0, color=colour, ls=style, lw=1.0)
     critical = comparison.first.upper.critical or comparison.first.lower.critical
@@ -43,3 +43,8 @@ def plot_comparison(comparison: ModelComparison, names: tuple[str, str] = ("firs
     reach = 1.2 * max(0.2, *(abs(shift) for shift in shifts.values())) if shifts else 0.25
     right.set(xlim=(-reach, reach), xlabel="shift of the best fit / error (band: 0.1)")
     return figure
+
+
+def _shown(name: str) -> str:
+    """Return a name as a label of a legend, which leaves out those that begin with an underscore."""
+    return "\u200b" + name if name.startswith("_") else name
