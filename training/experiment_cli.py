@@ -88,12 +88,17 @@ def _numbers(words: Sequence[str], option: str, default: str) -> dict[str, float
 
 def _print(drawn: Recording, output: Path) -> None:
     experiment = drawn.experiment
-    table = Table(title=f"{experiment.exposure:g} tonne-years of {experiment.detector.name}, seed {drawn.seed}")
+    console = Console()
+    # A table's own title wraps at the width of its columns.
+    console.print(
+        f"{experiment.exposure:g} tonne-years of {experiment.detector.name}, seed {drawn.seed}", soft_wrap=True
+    )
+    table = Table()
     table.add_column("source")
     table.add_column("rate multiplier", justify="right")
     table.add_column("events", justify="right")
     for source, multiplier in experiment.sources:
         table.add_row(source.name, f"{multiplier:g}", str(drawn.counts[source.name]))
     table.add_row("all", "", str(len(drawn.x)), end_section=True)
-    Console().print(table)
-    Console().print(f"data: {output}")
+    console.print(table)
+    console.print(f"data: {output}")
