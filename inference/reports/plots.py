@@ -170,11 +170,20 @@ def _draw_projection(axes: Axes, projection: Projection, colours: dict[str, str]
     total = np.sum(list(projection.expected.values()), axis=0)
     for name, values in projection.expected.items():
         if max(values) > 0:
-            axes.stairs(values, edges, color=colours[name], lw=1.6, label=name, zorder=2.5)
+            axes.stairs(values, edges, color=colours[name], lw=1.6, label=name, zorder=2.5, baseline=None)
     for name, values in projection.raised.items():
-        axes.stairs(values, edges, color=colours[name], lw=1.4, ls="--", label=f"{name} at the upper limit")
+        axes.stairs(
+            values,
+            edges,
+            color=colours[name],
+            lw=1.4,
+            ls="--",
+            label=f"{name} at the upper limit",
+            zorder=3,
+            baseline=None,
+        )
     # wide, pale and below: a source that is almost all of the sum shows within it
-    axes.stairs(total, edges, color=SUM, lw=4.5, label="sum", zorder=1.5)
+    axes.stairs(total, edges, color=SUM, lw=4.5, label="sum", zorder=1.5, baseline=None)
     logarithmic = projection.logarithmic and edges[0] > 0
     centres = np.sqrt(edges[1:] * edges[:-1]) if logarithmic else 0.5 * (edges[1:] + edges[:-1])
     seen = counts > 0
