@@ -84,7 +84,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "toys": Verb(
         "inference.cli.study:toys",
-        "Draw toy data sets at nominal parameters, or at those of --set, into a file.",
+        "Draw toy data sets at nominal parameters, or at those of --truth, into a file.",
         "Studies with toys",
     ),
     "neyman": Verb(
@@ -94,7 +94,7 @@ VERBS: Mapping[str, Verb] = {
     ),
     "sensitivity": Verb(
         "inference.cli.study:sensitivity",
-        "Return the median limit and its bands over background-only toys.",
+        "Return the median limit and its bands over toys, background-only ones unless --truth says otherwise.",
         "Studies with toys",
     ),
     "coverage": Verb(

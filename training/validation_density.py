@@ -25,8 +25,11 @@ UNIFORM = 0.02
 LATTICE = {1: 32}
 """Points of the lattice that covers the leading near-uniform coordinates, by their number; 256 for more than one."""
 
-NODES = {1: 16, 2: 8, 3: 5}
-"""Nodes of a panel, by the number of coordinates that have panels; 4 where there are more."""
+NODES: dict[int, tuple[int, ...]] = {0: (), 1: (16,), 2: (8, 16), 3: (5, 5, 16), 4: (2, 2, 3, 16)}
+"""Nodes of a panel in each coordinate that has panels, by their number; where there are more, 2, and 16 in the last.
+
+Of all conditional densities the last one, given all others, has the sharpest features: edges that thresholds leave.
+"""
 
 
 class NllResult(NamedTuple):
@@ -68,9 +71,10 @@ def normalisation(flow: UnitDensity, theta: Tensor) -> float:
     order = flow.config.permutation
     u, placed = _lattice(flow, theta)
     weight = torch.full((len(u),), 1.0 / len(u), dtype=torch.float64)
-    rule = np.polynomial.legendre.leggauss(NODES.get(len(order) - placed, 4))
-    nodes, node_weights = (torch.from_numpy(a) for a in rule)
-    for place in range(placed, len(order)):
+    left = len(order) - placed
+    per_panel = NODES.get(left, (2,) * (left - 1) + (16,))
+    for place, number in zip(range(placed, len(order)), per_panel, strict=True):
+        nodes, node_weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(number))
         edges = _conditional_quantiles(flow, theta, u, place)
         half = (edges.diff(dim=-1) / 2).unsqueeze(-1)
         values = (edges[:, :-1, None] + half * (1 + nodes)).reshape(len(u), -1)

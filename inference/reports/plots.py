@@ -44,9 +44,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 def plot_profile(
     curve: ProfileCurve, interval: Interval | None = None, units: Mapping[str, str] | None = None
 ) -> Figure:
-    """Draw t(mu) with the best fit and, for an interval, the critical value and its ends.
-
-    ``units`` are those of parameters, by name.
+    """Draw t(mu) with the best fit and, for an interval, critical value and ends; units of parameters are by name.
 
     Raises
     ------
@@ -84,8 +82,7 @@ def curve_points(curve: ProfileCurve, n: int = 201) -> tuple[np.ndarray, np.ndar
     DataError
         If no point of the curve is defined.
     """
-    found = sorted(p for p in zip(curve.grid, curve.t, curve.slope, strict=True) if p[1] is not None)
-    if not found:
+    if not (found := sorted(p for p in zip(curve.grid, curve.t, curve.slope, strict=True) if p[1] is not None)):
         raise DataError(f"profile of '{curve.parameter}': no conditional fit succeeded, there is nothing to draw")
     x, t, slope = zip(*found, strict=True)
     if None in slope or len(set(x)) < max(2, len(x)):
@@ -103,8 +100,8 @@ def _draw_interval(axes: Axes, interval: Interval) -> None:
             axes.axvline(end.value, color=COLOURS[5], lw=1.2, ls="--" if side == "upper" else "-.", label=label)
     critical = next((e.critical for e in (interval.upper, interval.lower) if e.critical is not None), None)
     if critical is not None:
-        label = f"critical value {critical:.3f} ({interval.critical_values})"
-        axes.axhline(critical, color=COLOURS[7], lw=1, label=label)
+        words = f"critical value {critical:.3f} ({interval.critical_values})"
+        axes.axhline(critical, color=COLOURS[7], lw=1, label=words)
 
 
 def _poisson_errors(counts: np.ndarray) -> np.ndarray:
@@ -127,8 +124,7 @@ def plot_projections(found: Sequence[Projection], planes: Sequence[Plane] = ()) 
     runs = [[view for view in views if view.run == run] for run in dict.fromkeys(p.run for p in found)]
     columns = min(ABREAST, max(len(of_run) for of_run in runs))
     rows = [of_run[k : k + columns] for of_run in runs for k in range(0, len(of_run), columns)]
-    width = 3.4 * max(1.5, columns)
-    figure = Figure(figsize=(width, 2.9 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(3.4 * max(1.5, columns), 2.9 * len(rows)))
     # room between panels, so that no label touches the panel beside it
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.06)
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -147,7 +143,7 @@ def plot_projections(found: Sequence[Projection], planes: Sequence[Plane] = ()) 
     for axes in grid.flat:
         handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
     handles["data"] = handles.pop("data")
-    lines = math.ceil(len(handles) / (0.6 * width))
+    lines = math.ceil(len(handles) / (0.6 * figure.get_figwidth()))
     figure.legend(
         handles=list(handles.values()),
         labels=list(handles),
