@@ -225,6 +225,14 @@ def test_folded_responses_are_named_as_unknown(problem):
     assert any("of wimp, folded with a spectrum, nothing is known" in line for line in interval_lines(told))
 
 
+def test_a_fit_of_nothing_has_no_error(problem):
+    signal, background, events = problem
+    likelihood = likelihood_of(signal, background, events)
+    best = fit(likelihood, {name: PARAMETERS[name].nominal for name in PARAMETERS.names})
+    error = surrogate_error(likelihood, best)
+    assert error is None or error.values == {}
+
+
 def test_several_data_sets_are_refused(problem):
     signal, background, events = problem
     likelihood = likelihood_of(signal, background, events)

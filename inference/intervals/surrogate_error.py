@@ -143,7 +143,8 @@ class _Frame:
             if not run.binned
             for c in run.sources
         }
-        covariance = torch.tensor(fit.covariance, dtype=torch.float64).reshape(len(fit.covariance), -1)
+        size = len(fit.covariance_names)  # none at all where nothing is free
+        covariance = torch.tensor(fit.covariance, dtype=torch.float64).reshape(size, size)
         frame = cls(likelihood, points, {}, fit.covariance_names, covariance, jets)
         if interval is None:
             return frame
