@@ -112,8 +112,18 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a record that :meth:`save` wrote."""
-        return cls.from_json(Path(path).read_text())
+        """Read a record that :meth:`save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file is no text; see :meth:`from_dict` for others.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"'{path}' is no JSON file; read_record reads records in HDF5") from error
+        return cls.from_json(text)
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,9 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     np.savez(data, **dict(zip(("sr0", "sr1", "ancillary"), model_files.data(), strict=True)))
     words = ["limit", model, "-d", data, "--cls", "--output", str(tmp_path / "out")]
     assert xeflow.main([*words, "--json", str(tmp_path / "limit.json")]) == 0
-    assert "statistic q_mu_tilde, asymptotic CLs critical value" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "statistic q_mu_tilde, asymptotic CLs critical value" in said
+    assert "90 % CLs upper limit on wimp_rate_multiplier" in said
     asymptotic = Interval.from_json((tmp_path / "limit.json").read_text())
     toys = ["--critical", "toys", "--toys", "60", "--json", str(tmp_path / "toys.json"), "--store"]
     assert xeflow.main([*words, *toys, str(tmp_path / "toys.h5")]) == 0

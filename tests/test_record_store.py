@@ -86,3 +86,5 @@ def test_what_is_no_such_record_is_refused(tmp_path: Path) -> None:
         read_record(path, Leaf, "third")
     with pytest.raises(DataError, match="no record that could be read"):
         read_record(tmp_path / "none.h5", Leaf)
+    with pytest.raises(DataError, match=r"leaf\.h5' is no JSON file; read_record reads"):
+        Leaf.load(path)

@@ -66,7 +66,8 @@ def interval_lines(interval: Interval) -> list[str]:
     """Return what an interval says, one statement a line."""
     level = f"{100 * interval.confidence_level:g} %"
     ends = (("lower", interval.lower), ("upper", interval.upper))
-    lines = [f"{level} {side} limit on {interval.parameter}: {end_text(end)}" for side, end in ends]
+    method = "CLs " if interval.critical_values.endswith("CLs") else ""
+    lines = [f"{level} {method}{side} limit on {interval.parameter}: {end_text(end)}" for side, end in ends]
     if (physical := interval.physical) is not None:
         lines = [line + physical.text(end) for line, end in zip(lines, (physical.lower, physical.upper), strict=True)]
     values = [f"{e.critical:.4f} at the {side} limit" for side, e in ends if e.found and e.critical is not None]
