@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from inference.configuration.conversion import Conversion
 from inference.data.dataset import Dataset, EventData, Outside
@@ -44,6 +44,9 @@ def event_remark(run: str, events: EventData) -> str:
         return f"run {run}: {len(events)} events"
     doubt = "; check their units" if count > MANY * total else ""
     return f"run {run}: {len(events)} events, {count} of {total} outside the region of interest dropped{doubt}"
+
+
+Told = TypeVar("Told", FitResult, Interval)
 
 
 class Analysis:
@@ -159,7 +162,7 @@ class Analysis:
         """Maximise the likelihood with some parameters held."""
         quick = options is None and worth_expanding(self.likelihood)
         found = located_fit(self.likelihood, fixed) if quick else fit(self.likelihood, fixed, options=options)
-        return replace(found, remarks=(*self.remarks(), *found.remarks))
+        return told(self, found)
 
     def drawn_profile(
         self, poi: str, grid: Sequence[float], near: Sequence[FitResult], fixed: Mapping[str, float] | None = None
@@ -244,7 +247,12 @@ class Analysis:
             found = set_interval(likelihood, poi, level, kind, critical, around, fixed)
         else:
             found = confidence_interval(likelihood, poi, level, kind, critical, fixed, options=options)
-        return replace(found, remarks=(*self.remarks(), *found.remarks))
+        return told(self, found)
+
+
+def told(analysis: Analysis, found: Told) -> Told:
+    """Return a fit or an interval whose remarks begin with what a reader must know of the analysis."""
+    return replace(found, remarks=(*analysis.remarks(), *found.remarks))
 
 
 def level_and_kind(

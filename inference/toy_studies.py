@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from inference.analysis import Analysis, level_and_kind
+from inference.analysis import Analysis, level_and_kind, told
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import search_range
 from inference.pools.choice import PoolChoice
@@ -135,8 +135,7 @@ def interval_of_pairs(
 ) -> NeymanInterval:
     """Return the interval on the data with the critical values of toys made before."""
     found = neyman_interval(analysis.likelihood, pairs, cl, kind, smoothing)
-    remarks = (*analysis.remarks(), *found.interval.remarks)
-    return replace(found, interval=replace(found.interval, remarks=remarks))
+    return replace(found, interval=told(analysis, found.interval))
 
 
 def sensitivity_study(
@@ -194,7 +193,7 @@ def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None =
     likelihood = analysis.likelihood
     toys = None if settings is None else settings.pairs(analysis, poi, profiled_points(likelihood, poi, [0.0]))
     found = discovery(likelihood, poi, toys)
-    return replace(found, best_fit=replace(found.best_fit, remarks=(*analysis.remarks(), *found.best_fit.remarks)))
+    return replace(found, best_fit=told(analysis, found.best_fit))
 
 
 class ToyAnalysis(Analysis):

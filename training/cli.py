@@ -27,7 +27,7 @@ from training.template_plots import plot_templates
 from training.template_validation import TemplateComparison, compare_with_templates
 from training.threads import torch_threads
 from training.truth import TruthComparison, compare_with_truth
-from training.validation_job import validate_checkpoint
+from training.validation_job import data_hashes, validate_checkpoint
 
 CheckpointArgument = Annotated[
     Path, typer.Argument(help="Directory of the surrogate, or the name of a shipped one.", show_default=False)
@@ -210,7 +210,7 @@ def _checkpoint_tables(content: Mapping[str, Any]) -> list[Table]:
         "acceptance": "degree {degree}, chi2 {chi2:.1f} for {n_dof} degrees of freedom".format_map(
             content["members"][0]["acceptance"]
         ),
-        "training data": ", ".join(metadata.get("data_hashes") or [metadata.get("data_hash", "unknown")]),
+        "training data": ", ".join(data_hashes(metadata)) or "unknown",
         "NLL, held out": str(metadata.get("metrics", {}).get("held_out_nll", "unknown")),
         "versions": ", ".join(f"{k} {v}" for k, v in content["versions"].items()),
         "identity": content["identity"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -247,11 +248,12 @@ class EventSet:
             first = last
         return UnitEvents.join(parts)
 
-    def file_hashes(self) -> list[str]:
-        """Return the SHA-256 of the content of each file."""
-        return [file.content_hash() for file in self._files]
+    @cached_property
+    def file_hashes(self) -> tuple[str, ...]:
+        """SHA-256 of the content of each file: all of it is read, once."""
+        return tuple(file.content_hash() for file in self._files)
 
     def content_hash(self) -> str:
         """Return the SHA-256 of the files' contents."""
-        digests = self.file_hashes()
+        digests = self.file_hashes
         return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -67,7 +67,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
         trained = [_train_flow(job, events, folder, shown) for job in jobs]
         distilled = _distilled(config, trained, events, folder, shown) if config.ensemble.distil else None
         final = [distilled] if distilled else trained
-        rate, hashes, origin = events.generated_rate, events.file_hashes(), dict(events.metadata)
+        rate, hashes, origin = events.generated_rate, list(events.file_hashes), dict(events.metadata)
         acceptances = _acceptances(config, events, final)
     flows = [
         FlowSource(each.fitted.flow, acceptance, rate, dtype=torch.float32)

@@ -93,13 +93,19 @@ def _sample(checkpoint: Path, events: Sequence[Path], n_events: int, seed: int) 
         for what, key in ((opened.observables, "observables"), (opened.nuisances, "nuisances")):
             if what.to_dict() != record[key]:
                 raise DataError(f"event files: their {key} differ from those of {checkpoint}")
-        known = record["metadata"].get("data_hashes", [record["metadata"].get("data_hash")])
-        for path, digest in zip(events, opened.file_hashes(), strict=True):
+        known = data_hashes(record["metadata"])
+        for path, digest in zip(events, opened.file_hashes, strict=True):
             if digest in known:
                 raise DataError(f"event file {path}: {checkpoint} was trained on it; give fresh ones")
         if opened.known_rate is not None:
             _check_rate(checkpoint, record, opened.known_rate)
         return FreshSample.read(opened, n_events)
+
+
+def data_hashes(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the SHA-256 of the event files of a training; older checkpoints have one, of all files."""
+    older = metadata.get("data_hash")
+    return list(metadata.get("data_hashes") or ([older] if older else []))
 
 
 def _check_rate(checkpoint: Path, record: Mapping[str, Any], rate: float) -> None:

@@ -177,11 +177,12 @@ def build_parameters(
     notes: list[Note] = []
     parameters, constraints = [], []
     correlated = {name for block in config.correlated_constraints for name in block.parameters}
+    own = _own(config)
     for name, p in config.parameter_definition.items():
         place = f"{where}: parameter_definition.{name}"
         if p.ptype == "efficiency" and p.fit_limits is None:
             raise ConfigError(f"{place}: an efficiency needs finite fit_limits with a lower one >= 0")
-        notes += _idle(name, p, _own(config), place)
+        notes += _idle(name, p, own, place)
         constraint = _constraint(name, p, place)
         fittable = p.fittable and p.ptype != "needs_reinit"
         if p.fittable and not fittable:

@@ -34,9 +34,10 @@ def plot_corner(corner: Corner, units: Mapping[str, str] | None = None) -> Figur
         column, row = names.index(plane.x), names.index(plane.y)
         _draw_plane(grid[row, column], plane, corner.best_fit.values)
     for k, name in enumerate(names):
-        grid[n - 1, k].set_xlabel(parameter_label(name, units).replace(" [", "\n["))
+        label = parameter_label(name, units).replace(" [", "\n[")
+        grid[n - 1, k].set_xlabel(label)
         if k:
-            grid[k, 0].set_ylabel(parameter_label(name, units).replace(" [", "\n["))
+            grid[k, 0].set_ylabel(label)
     for row in range(n):
         for column in range(row + 1):
             if row < n - 1:

@@ -100,8 +100,8 @@ def _draw_interval(axes: Axes, interval: Interval) -> None:
             axes.axvline(end.value, color=COLOURS[5], lw=1.2, ls="--" if side == "upper" else "-.", label=label)
     critical = next((e.critical for e in (interval.upper, interval.lower) if e.critical is not None), None)
     if critical is not None:
-        words = f"critical value {critical:.3f} ({interval.critical_values})"
-        axes.axhline(critical, color=COLOURS[7], lw=1, label=words)
+        label = f"critical value {critical:.3f} ({interval.critical_values})"
+        axes.axhline(critical, color=COLOURS[7], lw=1, label=label)
 
 
 def _poisson_errors(counts: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from inference.studies.counting import check_level
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.discovery import discovery, scan_statistics
 from inference.studies.look_elsewhere import GlobalSignificance, global_significance
-from inference.studies.neyman import critical_values, neyman_interval, profiled_points
+from inference.studies.neyman import critical_values, profiled_points
 from inference.studies.power_constraint import (
     DEFAULT_THRESHOLD,
     Power,
@@ -32,7 +32,7 @@ from inference.studies.power_constraint import (
 from inference.studies.sensitivity import SensitivityBand, ToyLimits, sensitivity_band, toy_limits
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs, run_pairs
-from inference.toy_studies import automatic_grid, no_upper_end, rough_interval
+from inference.toy_studies import automatic_grid, interval_of_pairs, no_upper_end, rough_interval
 from surrogate.errors import ConfigError
 
 #: Where the power of a discovery is measured: so many signal strengths, up to so many median background-only limits.
@@ -178,7 +178,7 @@ def _interval(
     plan = s.plan_for("neyman", value)
     pool, n = s.pool(analysis, points, s.critical_toys), s.critical_toys
     pairs = run_pairs(analysis.parameters, analysis.runs, s.poi, points, n, s.seed, plan=plan, pool=pool)
-    toys = neyman_interval(analysis.likelihood, pairs, level, kind)
+    toys = interval_of_pairs(analysis, pairs, level, kind)
     return toys.interval, toys.upper_error, critical_values(pairs, level, toys.interval.statistic)
 
 
