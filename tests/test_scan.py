@@ -150,6 +150,8 @@ def test_critical_values_from_toys_at_every_value(tmp_path: Path) -> None:
         assert p.interval.critical_values == "toys"
         assert p.upper_error > 0
         assert p.interval.upper.value == pytest.approx(other.interval.upper.value, rel=0.15)
+        assert other.interval.remarks
+        assert p.interval.remarks[: len(other.interval.remarks)] == other.interval.remarks
     stores = {f.name for f in tmp_path.glob("*.h5")}
     assert stores == {f"{study}_{k}.h5" for study in ("neyman", "limits") for k in (0, 1)}
     assert "error" in scan_text(found)
