@@ -172,8 +172,8 @@ def drawn(point: int, origin: str, index: Tensor) -> Likelihood:
 def fitted(point: int, origin: str, index: Tensor) -> dict[str, np.ndarray]:
     """Fit data sets; return -2 ln Lambda, whether it is valid, its change by exact densities, estimates and pulls.
 
-    A pull is (estimate - truth) / error, NaN at a bound. Estimates and pulls of data sets that had to be fitted with
-    exact densities throughout are NaN.
+    A pull is (estimate - truth) / error; NaN at a bound, and outside the region of the expansion, whose curvature means
+    nothing there.
     """
     model, pool = model_of(), pool_of(point)
     truth = model.parameters.vector(POINTS[point].truth)
@@ -182,17 +182,18 @@ def fitted(point: int, origin: str, index: Tensor) -> dict[str, np.ndarray]:
     for some in index.split(pool.portion):
         likelihood = drawn(point, origin, some)
         held = truth[model.parameters.index(POI)].expand(len(some))
-        pairs = fit_likelihood_pairs(likelihood, POI, held, truth, QUICK)
-        fits = exact_where_needed(pool, likelihood, POI, pairs, truth, some % EXAMINED == 0)
-        again = fits.refits > pairs.refits.numpy()
+        expanded = fit_likelihood_pairs(likelihood, POI, held, truth, QUICK)
+        pairs, fits = exact_where_needed(pool, likelihood, POI, expanded, truth, some % EXAMINED == 0)
+        again = fits.refits > expanded.refits.numpy()
         columns["t"].append(2 * (fits.ll_free - fits.ll_conditional))
         columns["valid"].append(fits.valid)
         columns["deviation"].append(fits.deviation)
         columns["again"].append(again)
         error = covariances(pairs.free)[0].diagonal(dim1=-2, dim2=-1).sqrt()
-        pulls = torch.where(error > 0, (pairs.free.values - truth) / error, torch.nan)
-        for name, values in (("estimates", pairs.free.values), ("pulls", pulls)):
-            columns[name].append(np.where(again[:, None], np.nan, values.numpy()))
+        curved = (pool.covers(pairs.free.values) | torch.from_numpy(again)).unsqueeze(-1)
+        pulls = torch.where(curved & (error > 0), (pairs.free.values - truth) / error, torch.nan)
+        columns["estimates"].append(pairs.free.values.numpy())
+        columns["pulls"].append(pulls.numpy())
     return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 

@@ -18,6 +18,7 @@ from inference.fits.batch_fit import fit_batch
 from inference.intervals.confidence import interval_batch
 from inference.likelihood.extended import Likelihood
 from inference.parameters import ParameterSet
+from inference.pools import pairs
 from inference.pools.builder import PoolOptions, _RunBuilder, build_pool
 from inference.pools.choice import PoolChoice, default_folder
 from inference.pools.event_pool import EventPool, moved_run
@@ -135,6 +136,31 @@ def test_pairs_of_fits_from_a_pool_are_distributed_as_without(model: Model, pool
     assert stats.ks_2samp(pooled.statistics()[0], fresh.statistics()[0]).pvalue > 1e-3
     split = run_pairs(parameters, runs, "mu", points, 4, 5, plan=StudyPlan(chunk_size=3), pool=pool)
     assert np.allclose(split.fits.ll_free, pooled.fits.ll_free[:4], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("good", [9, 1, 0])
+def test_fits_that_cannot_be_finished_are_made_anew(
+    model: Model, pool: EventPool, monkeypatch: pytest.MonkeyPatch, good: int
+) -> None:
+    # all that finishes fits works, only the first time, or never: that of the toys that are examined is the second
+    hopeless = replace(pairs.FINISH, newton=replace(pairs.FINISH.newton, max_evaluations=1, tolerance=1e-30))
+    calls, continued = itertools.count(), pairs._continued
+    monkeypatch.setattr(
+        pairs, "_continued", lambda *given: continued(*given[:-1], given[-1] if next(calls) < good else hopeless)
+    )
+    parameters, runs = model
+    truth = parameters.nominal()
+    toys = pool.draw(truth, torch.arange(8), 7)
+    held = torch.zeros(8, dtype=torch.float64)
+    exact = fit_likelihood_pairs(Likelihood(parameters, runs, toys.data), "mu", held, truth)
+    begun = fit_likelihood_pairs(toys, "mu", held, truth, pairs.QUICK)
+    ended, kept = pairs.exact_where_needed(pool, toys, "mu", begun, truth, torch.arange(8) % 2 == 0)
+    np.testing.assert_array_equal(kept.valid, True)
+    np.testing.assert_array_equal(kept.expanded[::2], 0)
+    np.testing.assert_allclose(kept.mu_hat, ended.free.values[:, parameters.index("mu")])
+    t, expected = (2 * (f.ll_free - f.ll_conditional) for f in (kept, exact.record()))
+    np.testing.assert_allclose(t, expected, atol=0.02 if good else 1e-6)
+    np.testing.assert_allclose(t[::2], expected[::2], atol=4e-3 if good > 1 else 1e-6)
 
 
 def test_a_pool_of_another_model_is_refused(model: Model, pool: EventPool) -> None:

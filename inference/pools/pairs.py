@@ -76,37 +76,77 @@ def pooled_pairs(
         (T,) toys that are finished with exact densities everywhere, to see what that changes.
     """
     pairs = fit_likelihood_pairs(likelihood, poi, mu, truth, QUICK)
-    return exact_where_needed(pool, likelihood, poi, pairs, truth, examined)
+    return exact_where_needed(pool, likelihood, poi, pairs, truth, examined)[1]
 
 
 def exact_where_needed(
     pool: EventPool, likelihood: Likelihood, poi: str, pairs: PairBatch, truth: Tensor, examined: Tensor
-) -> ToyFits:
-    """Return what is kept of fits on the expansion of a pool, finished as :func:`pooled_pairs` says."""
-    ends = (pairs.free.values, pairs.conditional.values)
-    outside = ~(pool.covers(ends[0]) & pool.covers(ends[1]))
-    rows = torch.arange(len(outside), device=pool.device)
-    pairs = _finish(partly_exact(pool, likelihood, ends, outside), poi, pairs, rows, FINISH)
-    lost = _lost(pool, pairs, outside)
-    if len(lost):
-        # where few events decide, the curvature of the expansion may mislead
-        curved = partly_exact(pool, likelihood, ends, outside, curved=True)
-        pairs = _finish(curved, poi, pairs, lost, FINISH_CURVED)
-        lost = _lost(pool, pairs, outside)
+) -> tuple[PairBatch, ToyFits]:
+    """Return fits on the expansion of a pool, finished as :func:`pooled_pairs` says, and what is kept of them."""
+    finish = _Finish(pool, likelihood, poi, (pairs.free.values, pairs.conditional.values))
+    outside = finish.outside
+    pairs = finish(pairs, torch.arange(len(outside), device=pool.device), outside)
+    lost = finish.lost(pairs, outside)
     fits = pairs.record()
     fits = replace(fits, expanded=np.ones_like(fits.expanded))
-    checked = (examined.to(pool.device) & torch.from_numpy(fits.valid).to(pool.device)).nonzero().flatten()
+    checked = (examined.to(pool.device) & ~lost).nonzero().flatten()
     if len(checked):
-        everywhere = partly_exact(pool, likelihood, ends, torch.ones_like(outside))
-        fits = _examined(fits, _finish(everywhere, poi, pairs, checked, FINISH).record(), checked.cpu().numpy())
-    if len(lost):
-        exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(lost))
-        again, index = fit_likelihood_pairs(exact, poi, pairs.mu[lost], truth).record(), lost.cpu().numpy()
-        fits = fits.put(index, replace(again, refits=again.refits + fits.refits[index] + 1))
-    return fits
+        everywhere = torch.ones_like(outside)
+        pairs = finish(pairs, checked, everywhere)
+        lost[checked] = finish.lost(pairs, everywhere)[checked]
+        fits = _examined(fits, pairs.record(), checked.cpu().numpy())
+    rows = lost.nonzero().flatten()
+    if len(rows):
+        exact = Likelihood(pool.parameters, likelihood.runs, likelihood.data.take(rows))
+        again, index = fit_likelihood_pairs(exact, poi, pairs.mu[rows], truth), rows.cpu().numpy()
+        record = again.record()
+        pairs = pairs.put(rows, again)
+        fits = fits.put(index, replace(record, refits=record.refits + fits.refits[index] + 1))
+    return pairs, fits
 
 
-def _finish(likelihood: Likelihood, poi: str, pairs: PairBatch, rows: Tensor, options: FitOptions) -> PairBatch:
+@dataclass(frozen=True, eq=False)
+class _Finish:
+    """Continues fits to toys of a pool that ended on its expansion, on densities that are exact where it matters.
+
+    Attributes
+    ----------
+    pool, likelihood, poi
+        As for :func:`pooled_pairs`.
+    ends
+        Parameters (T, P) at which the free and the conditional fits have ended on the expansion.
+    """
+
+    pool: EventPool
+    likelihood: Likelihood
+    poi: str
+    ends: tuple[Tensor, Tensor]
+
+    @property
+    def outside(self) -> Tensor:
+        """Toys (T,) of which a fit has ended outside the region of the expansion."""
+        return ~(self.pool.covers(self.ends[0]) & self.pool.covers(self.ends[1]))
+
+    def __call__(self, pairs: PairBatch, rows: Tensor, everywhere: Tensor) -> PairBatch:
+        """Return the pairs with those of some toys finished; ``everywhere`` (T,) says where all events are exact."""
+        pairs = _continued(self._likelihood(everywhere), self.poi, pairs, rows, FINISH)
+        again = rows[self.lost(pairs, everywhere)[rows]]
+        if len(again):
+            # where few events decide, the curvature of the expansion may mislead
+            pairs = _continued(self._likelihood(everywhere, curved=True), self.poi, pairs, again, FINISH_CURVED)
+        return pairs
+
+    def lost(self, pairs: PairBatch, everywhere: Tensor) -> Tensor:
+        """Return toys (T,) whose fits are not valid, or have left the region where not all events are exact."""
+        valid = torch.from_numpy(pairs.record().valid).to(everywhere)
+        within = self.pool.covers(pairs.free.values) & self.pool.covers(pairs.conditional.values)
+        return ~(valid & (within | everywhere))
+
+    def _likelihood(self, everywhere: Tensor, curved: bool = False) -> Likelihood:
+        return partly_exact(self.pool, self.likelihood, self.ends, everywhere, curved)
+
+
+def _continued(likelihood: Likelihood, poi: str, pairs: PairBatch, rows: Tensor, options: FitOptions) -> PairBatch:
     """Return the pairs with those of some toys continued on another likelihood."""
     mu, free, conditional = pairs.mu[rows], pairs.free.take(rows), pairs.conditional.take(rows)
     higher = free.success & (free.log_likelihood >= conditional.log_likelihood)
@@ -114,13 +154,6 @@ def _finish(likelihood: Likelihood, poi: str, pairs: PairBatch, rows: Tensor, op
     free = fit_batch(likelihood, None, rows, start, options)
     conditional = fit_batch(likelihood, {poi: mu}, rows, conditional.values, options)
     return replace(pairs, free=pairs.free.put(rows, free), conditional=pairs.conditional.put(rows, conditional))
-
-
-def _lost(pool: EventPool, pairs: PairBatch, outside: Tensor) -> Tensor:
-    """Return the toys whose fits are not valid, or have left the region unless they were ``outside`` (T,) before."""
-    valid = torch.from_numpy(pairs.record().valid).to(outside)
-    within = outside | (pool.covers(pairs.free.values) & pool.covers(pairs.conditional.values))
-    return (~(valid & within)).nonzero().flatten()
 
 
 def _examined(fits: ToyFits, exact: ToyFits, rows: np.ndarray) -> ToyFits:

@@ -167,6 +167,12 @@ class PairBatch:
     conditional: FitBatch
     refits: Tensor
 
+    def put(self, index: Tensor, other: PairBatch) -> PairBatch:
+        """Return the batch with some rows (B,) replaced, whose repetitions come on top of those before."""
+        refits = self.refits.index_put((index,), self.refits[index] + other.refits)
+        free, conditional = self.free.put(index, other.free), self.conditional.put(index, other.conditional)
+        return PairBatch(self.poi, self.mu, free, conditional, refits)
+
     def record(self) -> ToyFits:
         """Return what is kept of them."""
         free, conditional = self.free, self.conditional
