@@ -67,7 +67,8 @@ class FlowConfig:
         :mod:`surrogate.context`.
     theta_scale
         Factor of the standardised parameters before the networks see them. Where guides leave little for them to learn
-        of theta, one below 1 makes them follow the noise of the events less closely.
+        of theta, one below 1 makes them follow the noise of the events less closely; one above 1 lets them learn a
+        response that changes fast with theta in fewer steps.
 
     Raises
     ------
