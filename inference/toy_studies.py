@@ -181,8 +181,12 @@ def sensitivity_study(
     return sensitivity_band(limits, "lower" if kind == "lower" else "upper"), limits
 
 
-def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None = None) -> Discovery:
+def discovery_study(
+    analysis: Analysis, poi: str, settings: ToySettings | None = None
+) -> tuple[Discovery, ToyPairs | None]:
     """Test the background-only hypothesis on the data: asymptotically, and with toys where settings are given.
+
+    Returns the test, and the toys.
 
     Raises
     ------
@@ -193,7 +197,7 @@ def discovery_study(analysis: Analysis, poi: str, settings: ToySettings | None =
     likelihood = analysis.likelihood
     toys = None if settings is None else settings.pairs(analysis, poi, profiled_points(likelihood, poi, [0.0]))
     found = discovery(likelihood, poi, toys)
-    return replace(found, best_fit=told(analysis, found.best_fit))
+    return replace(found, best_fit=told(analysis, found.best_fit)), toys
 
 
 class ToyAnalysis(Analysis):
@@ -223,4 +227,4 @@ class ToyAnalysis(Analysis):
 
     def discovery(self, poi: str, toys: ToySettings | None = None) -> Discovery:
         """Return the test of the background-only hypothesis, asymptotic, and from toys where they are given."""
-        return discovery_study(self, poi, toys)
+        return discovery_study(self, poi, toys)[0]

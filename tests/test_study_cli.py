@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import h5py
 import model_files
@@ -16,10 +17,12 @@ from inference.cli.options import ProgressLines, duration
 from inference.configuration.alea_results import fit_hypotheses, read_fits, write_fits
 from inference.data.files import read_all_tables, write_toys
 from inference.model import StatisticalModel
+from inference.reports.study_plots import plot_discovery
 from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval
 from inference.studies.sensitivity import SensitivityBand
 from inference.studies.toy_pairs import read_pairs
+from inference.toy_studies import ToySettings, discovery_study
 from inference.toys.draws import draw_toys
 from surrogate.errors import DataError
 
@@ -106,10 +109,28 @@ def test_coverage_and_discovery(files, construction, tmp_path, capsys):
     assert [p["truth"]["wimp_rate_multiplier"] for p in points] == [0.0, 2.0]
     assert all(0.7 < p["coverage"] <= 1.0 for p in points)
     assert "covered" in capsys.readouterr().out
-    assert xeflow.main(["discovery", model, "--data", data, "--toys", "60", "--json", "-"]) == 0
+    words = ["discovery", model, "--data", data, "--toys", "60", "--output", str(tmp_path / "d")]
+    assert xeflow.main([*words, "--json", "-"]) == 0
     found = Discovery.from_json(capsys.readouterr().out)
     assert found.n_toys == 60
     assert 0 < found.p0 <= 0.5
+    assert Discovery.from_json((tmp_path / "d" / "discovery.json").read_text()) == found
+    assert {p.name for p in (tmp_path / "d").glob("*.png")} == {"discovery.png", "projections.png"}
+
+
+def test_the_figure_of_a_discovery_shows_the_fractions_of_toys_beyond(files):
+    _, model, data = files
+    analysis = StatisticalModel.from_config(model)
+    analysis.set_data(data)
+    found, toys = discovery_study(analysis, "wimp_rate_multiplier", ToySettings(60))
+    axes = plot_discovery(found, toys).axes[0]
+    x, y = next(line for line in axes.lines if "toys" in line.get_label()).get_data()
+    t = toys.statistics("q0")[0]
+    positive = x > 0
+    # equal values, of which the next draws a vertical line, differ by one toy
+    np.testing.assert_allclose(y[positive], [(t >= value).mean() for value in x[positive]], atol=1.01 / len(t))
+    with pytest.raises(DataError, match="fits to the data failed"):
+        plot_discovery(replace(found, q0=None))
 
 
 def test_limits_without_toys_take_no_options_of_toys(files, capsys):
@@ -127,7 +148,7 @@ def test_results_of_toys_and_discoveries_tell_of_dropped_events(files, construct
         sets[run] = np.concatenate([sets[run], outside])
     np.savez(tmp_path / "more.npz", **sets)
     words = [model, "--data", str(tmp_path / "more.npz"), "--drop-outside", "--json", str(tmp_path / "r.json")]
-    assert xeflow.main(["discovery", *words]) == 0
+    assert xeflow.main(["discovery", *words, "--output", str(tmp_path / "d")]) == 0
     remarks = Discovery.from_json((tmp_path / "r.json").read_text()).best_fit.remarks
     assert "dropped" in remarks[0]
     assert remarks[0] in capsys.readouterr().out

@@ -41,7 +41,7 @@ from inference.data.files import write_toys
 from inference.record import FORMAT
 from inference.reports.coverage_study import coverage_of_files, coverage_study
 from inference.reports.report import default_poi
-from inference.reports.study_report import stored_critical, write_sensitivity
+from inference.reports.study_report import stored_critical, write_discovery, write_sensitivity
 from inference.toy_studies import ToySettings, discovery_study, sensitivity_study
 from inference.toys.draws import draw_toys
 from inference.toys.toy_tables import toy_tables
@@ -171,6 +171,7 @@ def coverage(
 def discovery(
     model: ModelArgument,
     data: DataOption,
+    output: OutputOption = Path("runs/discovery"),
     poi: PoiOption = None,
     n: Annotated[int, typer.Option("--toys", "-n", min=0, help="Background-only toys; 0 for none.")] = 0,
     seed: SeedOption = 0,
@@ -187,15 +188,17 @@ def discovery(
 ) -> int:
     """Test the background-only hypothesis on the data.
 
-    Exit code 1 if a fit failed.
+    Prints q0, its p-value and significance, and writes the record and figures. Exit code 1 if a fit failed.
     """
     built = build_model(model, data, template_path, template, nominal, index, drop_outside, allow_uncertified)
     name = default_poi(built.parameters) if poi is None else poi
     console = console_for(record)
     with study_plan(console, workers, store) as plan:
-        found = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
+        found, drawn = discovery_study(built, name, ToySettings(n, seed, plan, pool_choice(pool)) if n else None)
     console.print(repr(found), markup=False)
     for remark in found.best_fit.remarks:
         console.print(remark)
+    for what, path in write_discovery(built, found, drawn, output).items():
+        console.print(f"{what:<9}{path}")
     write_record(record, found.to_dict())
     return 0 if found.success else 1

@@ -13,6 +13,7 @@ from inference.intervals.confidence import STATISTIC
 from inference.reports.plots import COLOURS, DATA
 from inference.results import ProfileCurve
 from inference.studies.counting import quantile
+from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval
 from inference.studies.sensitivity import SensitivityBand, ToyLimits
 from inference.studies.toy_pairs import ToyPairs
@@ -110,6 +111,46 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes.set_xlabel(SYMBOLS.get(statistic, statistic))
     axes.set_ylabel("fraction of toys above")
     axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
+    return figure
+
+
+def plot_discovery(found: Discovery, toys: ToyPairs | None = None) -> Figure:
+    """Draw P(q0 >= x) without signal, asymptotically and in toys, and the observed q0; above, Z = sqrt(q0).
+
+    Raises
+    ------
+    DataError
+        If the fits to the data failed.
+    """
+    if found.q0 is None or found.p0 is None:
+        raise DataError(f"discovery of {found.parameter}: the fits to the data failed, there is nothing to draw")
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    right = max(9.0, 1.2 * found.q0)
+    x = np.linspace(0, right, 400)
+    axes.plot(x, 0.5 * special.chdtrc(1, x), color=DATA, ls="--", lw=1, label="asymptotic")
+    least = 0.5 * float(special.chdtrc(1, right))
+    if toys is not None:
+        # Toys without valid fits count as infinite, as they do for the p-value.
+        t = np.sort(np.nan_to_num(toys.statistics("q0")[0], nan=np.inf))
+        left = 1 - np.arange(len(t)) / len(t)
+        label = f"{len(t)} toys without signal"
+        axes.step(t[np.isfinite(t)], left[np.isfinite(t)], where="pre", color=COLOURS[4], label=label)
+        least = min(least, 0.5 / len(t))
+    if found.p0_toys == 0:
+        p0 = f"$p_0$ < {found.p0_high:.2g}"
+    else:
+        p0 = f"$p_0$ = {found.p0 if found.p0_toys is None else found.p0_toys:.3g}"
+    axes.axvline(found.q0, color=COLOURS[5], lw=1.2, label=f"data: $q_0$ = {found.q0:.3g}, {p0}")
+    axes.set_yscale("log")
+    label_log_axis(axes.yaxis)
+    axes.set_xlim(0, right)
+    axes.set_ylim(max(least, 1e-12), 1)
+    axes.set_xlabel(f"{SYMBOLS['q0']} of {_label(found.parameter)}")
+    axes.set_ylabel("fraction above, without signal")
+    top = axes.secondary_xaxis("top", functions=(lambda q: np.sqrt(np.maximum(q, 0)), np.square))
+    top.set_xlabel("significance Z / standard deviations")
+    axes.legend(frameon=False)
     return figure
 
 

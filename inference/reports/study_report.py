@@ -7,10 +7,11 @@ from pathlib import Path
 from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import statistic_of
-from inference.reports.plots import save_figure
-from inference.reports.study_plots import plot_critical_values, plot_statistics, plot_toy_limits
+from inference.reports.plots import plot_projections, save_figure
+from inference.reports.study_plots import plot_critical_values, plot_discovery, plot_statistics, plot_toy_limits
 from inference.science_run import model_hash
 from inference.studies.critical_values import CriticalCurve
+from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval, critical_values
 from inference.studies.sensitivity import SensitivityBand, ToyLimits
 from inference.studies.toy_pairs import ToyPairs, read_pairs
@@ -72,3 +73,17 @@ def write_sensitivity(band: SensitivityBand, limits: ToyLimits, directory: Path)
         "record": directory / "sensitivity.json",
         "limits": save_figure(plot_toy_limits(limits, band), directory / "sensitivity.png"),
     }
+
+
+def write_discovery(analysis: Analysis, found: Discovery, toys: ToyPairs | None, directory: Path) -> dict[str, Path]:
+    """Write ``discovery.json`` and its figures into a directory; return them by name. Fits that failed have none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found.save(directory / "discovery.json")
+    files = {"record": directory / "discovery.json"}
+    if found.success:
+        views = analysis.views(found.best_fit.values)
+        files["test"] = save_figure(plot_discovery(found, toys), directory / "discovery.png")
+        files["best fit"] = save_figure(
+            plot_projections(views.projections, views.planes), directory / "projections.png"
+        )
+    return files
