@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from inference.analysis import Analysis, level_and_kind, told
+from inference.fits.batch_fit import fit_batch
+from inference.fits.fitter import typical_sizes
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import search_range
 from inference.pools.choice import PoolChoice
@@ -20,6 +23,9 @@ from inference.studies.sensitivity import SensitivityBand, ToyLimits, sensitivit
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs, run_pairs
 from surrogate.errors import DataError
+
+#: Toys are made elsewhere than at a fit to the data where a nuisance differs by more than this, in typical sizes.
+ELSEWHERE = 0.1
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,38 @@ def interval_of_pairs(
     """Return the interval on the data with the critical values of toys made before."""
     found = neyman_interval(analysis.likelihood, pairs, cl, kind, smoothing)
     return replace(found, interval=told(analysis, found.interval))
+
+
+def interval_of_store(
+    analysis: Analysis, pairs: ToyPairs, cl: float, kind: IntervalKind, smoothing: Smoothing = "spline"
+) -> NeymanInterval:
+    """Return the interval on the data with toys made before; a remark says so where these were made for other data."""
+    found = interval_of_pairs(analysis, pairs, cl, kind, smoothing)
+    remark = made_elsewhere(analysis, pairs)
+    if remark is None:
+        return found
+    return replace(found, interval=replace(found.interval, remarks=(*found.interval.remarks, remark)))
+
+
+def made_elsewhere(analysis: Analysis, pairs: ToyPairs) -> str | None:
+    """Return what to say of toys whose nuisances are neither nominal nor at the conditional best fits to the data.
+
+    Compared in typical sizes, at the grid points where the conditional fit converges.
+    """
+    parameters, points = analysis.parameters, torch.from_numpy(pairs.points)
+    others = [j for j, p in enumerate(parameters.parameters) if p.fittable and p.name != pairs.poi]
+    size = typical_sizes(parameters)
+    best = fit_batch(analysis.likelihood, {pairs.poi: torch.from_numpy(pairs.truth)})
+    apart = ((points - best.values) / size)[:, others].abs() * best.success.unsqueeze(-1)
+    nominal = bool(((points - parameters.nominal()) / size)[:, others].abs().le(ELSEWHERE).all())
+    if not others or nominal or float(apart.max()) <= ELSEWHERE:
+        return None
+    g, k = divmod(int(apart.argmax()), len(others))
+    name, made, fitted = parameters.names[others[k]], points[g, others[k]], best.values[g, others[k]]
+    return (
+        f"the toys were made for other data: at {pairs.poi} = {pairs.truth[g]:.4g} with {name} = {float(made):.4g}, to "
+        f"which these data fit {float(fitted):.4g}; make them again for these data, or with --nuisances nominal for any"
+    )
 
 
 def sensitivity_study(

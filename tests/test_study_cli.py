@@ -24,6 +24,7 @@ from inference.studies.sensitivity import SensitivityBand
 from inference.studies.toy_pairs import read_pairs
 from inference.toy_studies import ToySettings, discovery_study
 from inference.toys.draws import draw_toys
+from inference.toys.toy_tables import toy_tables
 from surrogate.errors import DataError
 
 
@@ -154,6 +155,21 @@ def test_results_of_toys_and_discoveries_tell_of_dropped_events(files, construct
     assert remarks[0] in capsys.readouterr().out
     assert xeflow.main(["limit", *words, "--critical", str(construction[1]), "--output", str(tmp_path / "o")]) == 0
     assert NeymanInterval.from_json((tmp_path / "r.json").read_text()).interval.remarks[0] == remarks[0]
+
+
+def test_limits_with_toys_that_were_made_for_other_data_say_so(files, construction, tmp_path, capsys):
+    _, model, data = files
+    built = StatisticalModel.from_config(model)
+    other = tmp_path / "other.h5"
+    point = built.parameters.vector({"er_rate_multiplier": 1.5})
+    toys = draw_toys(built.parameters, built.runs, point, torch.arange(1), 3)
+    write_toys(other, toy_tables(built.parameters, built.runs, toys), {})
+    for file, made_for_others in ((data, False), (str(other), True)):
+        words = ["limit", model, "--data", file, "--critical", str(construction[1]), "--output", str(tmp_path / "o")]
+        assert xeflow.main([*words, "--json", str(tmp_path / "r.json")]) in (0, 1)
+        remarks = NeymanInterval.from_json((tmp_path / "r.json").read_text()).interval.remarks
+        assert any("made for other data" in remark for remark in remarks) == made_for_others
+        assert ("made for other data" in capsys.readouterr().out) == made_for_others
 
 
 def test_coverage_of_data_sets_from_files(files, tmp_path, capsys, monkeypatch):

@@ -44,7 +44,7 @@ from inference.reports.summary import interval_lines
 from inference.studies.neyman import NeymanInterval
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs
-from inference.toy_studies import ToySettings, interval_of_pairs, neyman_study
+from inference.toy_studies import ToySettings, interval_of_store, neyman_study
 from surrogate.errors import ConfigError, unknown_name
 
 #: Where the nuisances of toys can be.
@@ -175,7 +175,7 @@ def limit_from_store(built: Analysis, store: Path, options: NeymanOptions, outpu
     built.require_certified()
     pairs = stored_pairs(built, options.poi or default_poi(built.parameters), store)
     level, kind = level_and_kind(built, options.confidence_level, options.kind)
-    found = interval_of_pairs(built, pairs, level, kind)
+    found = interval_of_store(built, pairs, level, kind)
     return _report(built, found, pairs, output, record, console_for(record))
 
 
