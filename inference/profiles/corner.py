@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from inference.profiles.profile import profile_curve, profile_errors
 from inference.record import Provenance, Record, number, provenance
 from inference.results import FitResult, ProfileCurve, ProfileError
 from surrogate.errors import ConfigError, RangeError
+
+logger = logging.getLogger(__name__)
 
 #: How far grids reach: where t of the parameter alone has risen by the square of this.
 REACH = 3.0
@@ -101,10 +104,13 @@ def corner(
         raise ConfigError(f"corner: two or more different parameters that are not held are needed, got {names}")
     if points < 3 or likelihood.n_datasets != 1:
         raise RangeError(f"corner: needs 3 points or more and one data set, got {points}, {likelihood.n_datasets}")
-    best = fit_batch(likelihood, held, options=options)
+    best, pairs = fit_batch(likelihood, held, options=options), list(itertools.combinations(names, 2))
     for _ in range(REPEATS):
         grids = _grids(likelihood, names, best, points, options)
-        fits = {pair: _plane(likelihood, pair, grids, held, best, options) for pair in itertools.combinations(names, 2)}
+        fits = {}
+        for k, pair in enumerate(pairs):
+            logger.info("profiles of pairs: %s and %s, %d of %d", *pair, k + 1, len(pairs))
+            fits[pair] = _plane(likelihood, pair, grids, held, best, options)
         higher = max(fits.values(), key=lambda f: float(f.log_likelihood.max()))
         at = int(higher.log_likelihood.argmax())
         if float(higher.log_likelihood[at]) <= float(best.log_likelihood) + 1e-9:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ from inference.profiles.crossing_records import CrossingStatus
 from inference.record import number, provenance
 from inference.results import FitResult, ProfileCurve, ProfileError
 from surrogate.errors import ConfigError, RangeError
+
+logger = logging.getLogger(__name__)
 
 
 def profile_batch(
@@ -180,7 +183,11 @@ def profile_errors(
     best = best if best is not None else fit_batch(likelihood, held, options=options)
     free = [name for name in likelihood.parameters.free() if name not in held]
     names = free if parameters is None else parameters
-    return tuple(_profile_error(likelihood, name, sigmas, best, held, options) for name in names)
+    found = []
+    for k, name in enumerate(names):
+        logger.info("profile errors: %s, %d of %d parameters", name, k + 1, len(names))
+        found.append(_profile_error(likelihood, name, sigmas, best, held, options))
+    return tuple(found)
 
 
 def _profile_error(
