@@ -89,6 +89,22 @@ def test_toys_give_the_limit_of_a_counting_experiment(n: int) -> None:
         cls_points(likelihood, "mu", [0.0, 1.0])
 
 
+@pytest.mark.parametrize("n", [0, 3])
+def test_limits_of_few_toys_are_unbiased_and_their_errors_honest(n: int) -> None:
+    """Of 300 constructions with 400 toys a point; a false alarm has a probability of 1e-3."""
+    rng = np.random.default_rng(7)
+    exact = optimize.brentq(lambda mu: stats.poisson.cdf(n, 1 + mu) / stats.poisson.cdf(n, 1) - 0.1, 0.1, 20.0)
+    grid, pulls = exact * np.linspace(0.4, 1.6, 12), []
+    for _ in range(300):
+        # q_mu falls with the count, which 100 less the count does as well
+        signal, alone = 100.0 - rng.poisson(1 + grid, (400, 12)), 100.0 - rng.poisson(1.0, (400, 12))
+        points = [cls_point(float(mu), 100.0 - n, signal[:, k], alone[:, k]) for k, mu in enumerate(grid)]
+        value, error = cls_limit(points)
+        pulls.append((value - exact) / error)
+    assert abs(np.mean(pulls)) < 3.3 / math.sqrt(300) + 0.1
+    assert np.std(pulls) == pytest.approx(1.0, abs=3.3 / math.sqrt(600))
+
+
 def test_toys_come_from_a_pool_where_that_pays() -> None:
     """CLs of toys with expanded densities is that of exact ones, within the errors of their numbers."""
     model = StatisticalModel(*flow_model())
@@ -134,6 +150,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert xeflow.main([*words, *toys, str(tmp_path / "toys.h5")]) == 0
     found = CLsLimit.from_json((tmp_path / "toys.json").read_text())
     assert CLsLimit.load(tmp_path / "out" / "cls.json") == found
+    for name in ("summary.txt", "cls.png", "projections.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
     assert found.asymptotic.upper.value == pytest.approx(asymptotic.upper.value, rel=1e-6)
     assert found.value == pytest.approx(asymptotic.upper.value, rel=0.3)
     assert "90 % CLs upper limit on wimp_rate_multiplier" in capsys.readouterr().out

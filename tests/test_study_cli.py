@@ -53,7 +53,7 @@ def test_limit_with_toys(files, construction, capsys):
     assert 4 < found.interval.upper.value < 9
     assert len(found.grid) == 12
     assert set(found.n_toys) == {150}
-    for name in ("neyman.json", "critical_values.png", "statistic.png"):
+    for name in ("neyman.json", "summary.txt", "critical_values.png", "statistic.png", "projections.png"):
         assert (folder / "out" / name).stat().st_size > 0
     assert len(read_pairs(store).fits) == 1800
     # The same store gives the same limit without a single toy.

@@ -39,8 +39,8 @@ from inference.cli.options import (
 from inference.intervals.asymptotics import IntervalKind
 from inference.reports.cls_study import CLsLimit, cls_study
 from inference.reports.report import default_poi
-from inference.reports.study_report import stored_pairs, write_neyman
-from inference.reports.summary import interval_lines
+from inference.reports.study_report import stored_pairs, write_cls, write_neyman
+from inference.reports.summary import summary_text
 from inference.studies.neyman import NeymanInterval
 from inference.studies.study import StudyPlan
 from inference.studies.toy_pairs import ToyPairs
@@ -126,8 +126,7 @@ def _report(
     built: Analysis, found: NeymanInterval, pairs: ToyPairs, output: Path, record: Path | None, console: Console
 ) -> int:
     """Print an interval, write it, and return the exit code."""
-    for line in interval_lines(found.interval):
-        console.print(line)
+    console.print(summary_text(found.interval.best_fit, found.interval), markup=False)
     ends = (("lower", found.lower_error), ("upper", found.upper_error))
     errors = [f"{end} +- {error:.2g}" for end, error in ends if error is not None]
     console.print(f"errors of the ends from the number of toys: {', '.join(errors) or 'none'}")
@@ -135,8 +134,6 @@ def _report(
     _print_expansion(found, console)
     if not found.within_grid:
         console.print("a limit lies beyond the points at which toys were made; widen the range of the grid")
-    for remark in found.interval.remarks:
-        console.print(remark)
     for what, path in write_neyman(built, found, pairs, output).items():
         console.print(f"{what:<9} {path}")
     write_record(record, found.to_dict())
@@ -163,9 +160,10 @@ def cls_with_toys(built: Analysis, options: NeymanOptions, output: Path, record:
     console.print(f"{level} CLs upper limit on {name}: {found.value:.6g} +- {found.error:.2g}{size}")
     console.print(f"asymptotically {found.asymptotic.upper.value:.6g}; toys without valid fits {found.n_failed}")
     _print_expansion(found, console)
-    output.mkdir(parents=True, exist_ok=True)
-    found.save(output / "cls.json")
-    console.print(f"record    {output / 'cls.json'}")
+    for remark in found.asymptotic.remarks:
+        console.print(remark)
+    for what, path in write_cls(built, found, output).items():
+        console.print(f"{what:<9} {path}")
     write_record(record, found.to_dict())
     return 0
 

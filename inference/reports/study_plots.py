@@ -10,6 +10,7 @@ from scipy import special
 
 from inference.intervals.asymptotics import TWO_SIDED
 from inference.intervals.confidence import STATISTIC
+from inference.reports.cls_study import CLsLimit
 from inference.reports.plots import COLOURS, DATA
 from inference.results import ProfileCurve
 from inference.studies.counting import quantile
@@ -111,6 +112,24 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes.set_xlabel(SYMBOLS.get(statistic, statistic))
     axes.set_ylabel("fraction of toys above")
     axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
+    return figure
+
+
+def plot_cls(found: CLsLimit) -> Figure:
+    """Draw CLs where toys were made, and the limit at which it falls to 1 - CL."""
+    figure = Figure(figsize=(6.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    mu, value = [p.mu for p in found.points], [p.value for p in found.points]
+    axes.errorbar(mu, value, yerr=[p.error for p in found.points], fmt="o", ms=4, color=COLOURS[4], label="toys")
+    axes.axhline(1 - found.confidence_level, color=COLOURS[7], lw=0.8, label=f"{1 - found.confidence_level:.3g}")
+    axes.axvline(found.value, color=COLOURS[5], lw=1.2, label=f"limit {found.value:.4g} $\\pm$ {found.error:.2g}")
+    if (asymptotic := found.asymptotic.upper.value) is not None:
+        axes.axvline(asymptotic, color=DATA, ls="--", lw=1, label=f"asymptotic {asymptotic:.4g}")
+    axes.set_yscale("log")
+    label_log_axis(axes.yaxis)
+    axes.set_xlabel(_label(found.parameter))
+    axes.set_ylabel(r"$\mathrm{CL}_s$")
+    axes.legend(frameon=False)
     return figure
 
 

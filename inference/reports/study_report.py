@@ -7,14 +7,24 @@ from pathlib import Path
 from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import statistic_of
+from inference.reports.cls_study import CLsLimit
 from inference.reports.plots import plot_projections, save_figure
-from inference.reports.study_plots import plot_critical_values, plot_discovery, plot_statistics, plot_toy_limits
+from inference.reports.study_plots import (
+    plot_cls,
+    plot_critical_values,
+    plot_discovery,
+    plot_statistics,
+    plot_toy_limits,
+)
+from inference.reports.summary import summary_text
+from inference.results import Interval
 from inference.science_run import model_hash
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval, critical_values
 from inference.studies.sensitivity import SensitivityBand, ToyLimits
 from inference.studies.toy_pairs import ToyPairs, read_pairs
+from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
 #: Points at which the profile of the data is drawn beside critical values.
@@ -32,8 +42,30 @@ def write_neyman(analysis: Analysis, found: NeymanInterval, pairs: ToyPairs, dir
     level, statistic = found.interval.confidence_level, found.interval.statistic
     return {
         "record": directory / "neyman.json",
+        **_best_fit_files(analysis, found.interval, directory),
         "critical": save_figure(plot_critical_values(found, curve), directory / "critical_values.png"),
         "statistic": save_figure(plot_statistics(pairs, level, statistic), directory / "statistic.png"),
+    }
+
+
+def _best_fit_files(analysis: Analysis, interval: Interval, directory: Path) -> dict[str, Path]:
+    """Write the table of an interval and the figure of its best fit; return them by name."""
+    summary, best = directory / "summary.txt", interval.best_fit
+    with replacing_file(summary) as temporary:
+        temporary.write_text(summary_text(best, interval))
+    views = analysis.views(best.values)
+    figure = plot_projections(views.projections, views.planes)
+    return {"summary": summary, "best fit": save_figure(figure, directory / "projections.png")}
+
+
+def write_cls(analysis: Analysis, found: CLsLimit, directory: Path) -> dict[str, Path]:
+    """Write ``cls.json``, its figures and the table of the asymptotic limit into a directory; return them by name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    found.save(directory / "cls.json")
+    return {
+        "record": directory / "cls.json",
+        **_best_fit_files(analysis, found.asymptotic, directory),
+        "cls": save_figure(plot_cls(found), directory / "cls.png"),
     }
 
 

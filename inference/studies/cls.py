@@ -25,6 +25,11 @@ LEAST_ASIMOV = 1e-6
 #: Halvings of the range in which a critical value is looked for: to the last digit.
 BISECTIONS = 60
 
+#: Degree of ln CLs in the signal strength between few points, and from how many on it is one more.
+LEAST_DEGREE, CURVED_FROM = 1, 4
+#: Steps of the fit to numbers of toys.
+REWEIGHTINGS = 12
+
 
 @dataclass(frozen=True)
 class CLsPoint(Record):
@@ -85,7 +90,11 @@ def cls_point(mu: float, observed: float, signal: np.ndarray, background: np.nda
 
 
 def cls_limit(points: Sequence[CLsPoint], cl: float = 0.9) -> tuple[float, float]:
-    """Return the largest signal strength that is not excluded, ln CLs being joined by straight lines, and its error.
+    """Return the signal strength at which CLs falls to 1 - CL, and its error.
+
+    ln CLs is a polynomial of second degree in mu, fitted to the numbers of toys of all points: single points scatter by
+    more than CLs changes between them, so that the last of them above 1 - CL lies too high. The degree is one where
+    there are less than four points.
 
     Raises
     ------
@@ -95,16 +104,42 @@ def cls_limit(points: Sequence[CLsPoint], cl: float = 0.9) -> tuple[float, float
         If the level is none.
     """
     check_level("cl", cl)
-    ordered = sorted(points, key=lambda p: p.mu)
-    allowed = [p.value >= 1 - cl for p in ordered]
-    if True not in allowed or allowed[-1]:
-        raise DataError(f"CLs: does not fall through {1 - cl:.3g} on the grid of signal strengths; widen the grid")
-    k = len(allowed) - 1 - allowed[::-1].index(True)
-    first, second = ordered[k], ordered[k + 1]
-    floor = 0.5 / second.signal.trials
-    high, low = math.log(first.value), math.log(max(second.value, floor))
-    per_log = (second.mu - first.mu) / (high - low)
-    return first.mu + (high - math.log(1 - cl)) * per_log, per_log * first.error / first.value
+    known = sorted((p for p in points if p.background.successes), key=lambda p: p.mu)
+    failed = DataError(f"CLs: does not fall through {1 - cl:.3g} on the grid of signal strengths; widen the grid")
+    if len(known) < 2:
+        raise failed
+    mu = np.array([p.mu for p in known])
+    low, span = float(mu[0]), float(mu[-1] - mu[0])
+    x, degree = (mu - low) / span, LEAST_DEGREE if len(known) < CURVED_FROM else LEAST_DEGREE + 1
+    coefficient, covariance = _log_cls(known, np.vander(x, degree + 1))
+    level = np.poly1d(coefficient) - math.log(1 - cl)
+    falling = [r.real for r in level.roots if abs(r.imag) < 1e-9 and 0 <= r.real <= 1 and level.deriv()(r.real) < 0]
+    if not falling:
+        raise failed
+    root = max(falling)
+    features = np.vander([root], degree + 1)[0]
+    error = math.sqrt(features @ covariance @ features) / abs(float(level.deriv()(root)))
+    return float(low + span * root), float(span * error)
+
+
+def _log_cls(points: Sequence[CLsPoint], design: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coefficients of ln CLs in a design (G, C), and their covariance.
+
+    By iteratively reweighted least squares, in which a point without a single toy beyond the data counts as any other:
+    CL_s+b is a binomial fraction whose expectation is CL_b times the curve.
+    """
+    signal, background = np.array([p.signal.value for p in points]), np.array([p.background.value for p in points])
+    n, m = np.array([p.signal.trials for p in points]), np.array([p.background.trials for p in points])
+    ratio, noise = signal / background, (1 - background) / (background * m)
+    coefficient = np.linalg.lstsq(design, np.log(np.maximum(ratio, 0.5 / (n * background))), rcond=None)[0]
+    for _ in range(REWEIGHTINGS):
+        fitted = np.exp(design @ coefficient)
+        expected = np.clip(fitted * background, 0.5 / n, 1 - 0.5 / n)
+        variance = (1 - expected) / (expected * n) + noise
+        weighted = design / np.sqrt(variance)[:, None]
+        step = np.linalg.lstsq(weighted, (ratio / fitted - 1) / np.sqrt(variance), rcond=None)[0]
+        coefficient = coefficient + step
+    return coefficient, np.linalg.inv(weighted.T @ weighted)
 
 
 def asymptotic_cls(q: np.ndarray, q_asimov: np.ndarray) -> np.ndarray:
