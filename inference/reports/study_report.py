@@ -17,7 +17,7 @@ from inference.reports.study_plots import (
     plot_toy_limits,
 )
 from inference.reports.summary import summary_text
-from inference.results import Interval
+from inference.results import FitResult, Interval
 from inference.science_run import model_hash
 from inference.studies.critical_values import CriticalCurve
 from inference.studies.discovery import Discovery
@@ -42,15 +42,17 @@ def write_neyman(analysis: Analysis, found: NeymanInterval, pairs: ToyPairs, dir
     level, statistic = found.interval.confidence_level, found.interval.statistic
     return {
         "record": directory / "neyman.json",
-        **_best_fit_files(analysis, found.interval, directory),
+        **_best_fit_files(analysis, found.interval.best_fit, directory, found.interval),
         "critical": save_figure(plot_critical_values(found, curve), directory / "critical_values.png"),
         "statistic": save_figure(plot_statistics(pairs, level, statistic), directory / "statistic.png"),
     }
 
 
-def _best_fit_files(analysis: Analysis, interval: Interval, directory: Path) -> dict[str, Path]:
-    """Write the table of an interval and the figure of its best fit; return them by name."""
-    summary, best = directory / "summary.txt", interval.best_fit
+def _best_fit_files(
+    analysis: Analysis, best: FitResult, directory: Path, interval: Interval | None = None
+) -> dict[str, Path]:
+    """Write the table of a best fit, and of an interval, and the figure of the data over it; return them by name."""
+    summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
         temporary.write_text(summary_text(best, interval))
     views = analysis.views(best.values)
@@ -64,7 +66,7 @@ def write_cls(analysis: Analysis, found: CLsLimit, directory: Path) -> dict[str,
     found.save(directory / "cls.json")
     return {
         "record": directory / "cls.json",
-        **_best_fit_files(analysis, found.asymptotic, directory),
+        **_best_fit_files(analysis, found.asymptotic.best_fit, directory, found.asymptotic),
         "cls": save_figure(plot_cls(found), directory / "cls.png"),
     }
 
@@ -113,9 +115,6 @@ def write_discovery(analysis: Analysis, found: Discovery, toys: ToyPairs | None,
     found.save(directory / "discovery.json")
     files = {"record": directory / "discovery.json"}
     if found.success:
-        views = analysis.views(found.best_fit.values)
+        files |= _best_fit_files(analysis, found.best_fit, directory)
         files["test"] = save_figure(plot_discovery(found, toys), directory / "discovery.png")
-        files["best fit"] = save_figure(
-            plot_projections(views.projections, views.planes), directory / "projections.png"
-        )
     return files
