@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from counting_models import counting, counts
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import optimize, stats
 from test_expansion import flow_model
 
@@ -103,6 +105,19 @@ def test_limits_of_few_toys_are_unbiased_and_their_errors_honest(n: int) -> None
         pulls.append((value - exact) / error)
     assert abs(np.mean(pulls)) < 3.3 / math.sqrt(300) + 0.1
     assert np.std(pulls) == pytest.approx(1.0, abs=3.3 / math.sqrt(600))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5), st.integers(0, 5)), max_size=8))
+def test_limits_of_any_toys_are_on_the_grid_or_refused(drawn: list[tuple[int, int, int]]) -> None:
+    toys = np.arange(5.0)
+    points = [cls_point(0.5 * k, 1.0, np.where(toys < s, 2.0, 0.0), np.where(toys < b, 2.0, 0.0)) for k, s, b in drawn]
+    try:
+        value, error = cls_limit(points)
+    except DataError:
+        return
+    assert min(p.mu for p in points) <= value <= max(p.mu for p in points)
+    assert 0 < error < math.inf
 
 
 def test_toys_come_from_a_pool_where_that_pays() -> None:

@@ -25,10 +25,10 @@ LEAST_ASIMOV = 1e-6
 #: Halvings of the range in which a critical value is looked for: to the last digit.
 BISECTIONS = 60
 
-#: Degree of ln CLs in the signal strength between few points, and from how many on it is one more.
+#: Degree of ln CLs in the signal strength where toys are made at few values, and from how many on it is one more.
 LEAST_DEGREE, CURVED_FROM = 1, 4
-#: Steps of the fit to numbers of toys.
-REWEIGHTINGS = 12
+#: Steps of the fit to numbers of toys, and by how much one may change ln CLs: few toys do not bound the curve.
+REWEIGHTINGS, STRIDE = 20, 1.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def cls_limit(points: Sequence[CLsPoint], cl: float = 0.9) -> tuple[float, float
 
     ln CLs is a polynomial of second degree in mu, fitted to the numbers of toys of all points: single points scatter by
     more than CLs changes between them, so that the last of them above 1 - CL lies too high. The degree is one where
-    there are less than four points.
+    there are less than four values of mu.
 
     Raises
     ------
@@ -106,11 +106,11 @@ def cls_limit(points: Sequence[CLsPoint], cl: float = 0.9) -> tuple[float, float
     check_level("cl", cl)
     known = sorted((p for p in points if p.background.successes), key=lambda p: p.mu)
     failed = DataError(f"CLs: does not fall through {1 - cl:.3g} on the grid of signal strengths; widen the grid")
-    if len(known) < 2:
-        raise failed
     mu = np.array([p.mu for p in known])
+    if (distinct := len(np.unique(mu))) < 2:
+        raise failed
     low, span = float(mu[0]), float(mu[-1] - mu[0])
-    x, degree = (mu - low) / span, LEAST_DEGREE if len(known) < CURVED_FROM else LEAST_DEGREE + 1
+    x, degree = (mu - low) / span, LEAST_DEGREE if distinct < CURVED_FROM else LEAST_DEGREE + 1
     coefficient, covariance = _log_cls(known, np.vander(x, degree + 1))
     level = np.poly1d(coefficient) - math.log(1 - cl)
     falling = [r.real for r in level.roots if abs(r.imag) < 1e-9 and 0 <= r.real <= 1 and level.deriv()(r.real) < 0]
@@ -138,7 +138,7 @@ def _log_cls(points: Sequence[CLsPoint], design: np.ndarray) -> tuple[np.ndarray
         variance = (1 - expected) / (expected * n) + noise
         weighted = design / np.sqrt(variance)[:, None]
         step = np.linalg.lstsq(weighted, (ratio / fitted - 1) / np.sqrt(variance), rcond=None)[0]
-        coefficient = coefficient + step
+        coefficient = coefficient + step * (STRIDE / max(float(np.abs(design @ step).max()), STRIDE))
     return coefficient, np.linalg.inv(weighted.T @ weighted)
 
 
