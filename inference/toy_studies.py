@@ -144,11 +144,9 @@ def interval_of_pairs(
     return replace(found, interval=told(analysis, found.interval))
 
 
-def interval_of_store(
-    analysis: Analysis, pairs: ToyPairs, cl: float, kind: IntervalKind, smoothing: Smoothing = "spline"
-) -> NeymanInterval:
+def interval_of_store(analysis: Analysis, pairs: ToyPairs, cl: float, kind: IntervalKind) -> NeymanInterval:
     """Return the interval on the data with toys made before; a remark says so where these were made for other data."""
-    found = interval_of_pairs(analysis, pairs, cl, kind, smoothing)
+    found = interval_of_pairs(analysis, pairs, cl, kind)
     remark = made_elsewhere(analysis, pairs)
     if remark is None:
         return found

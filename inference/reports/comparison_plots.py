@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from inference.reports.comparison import ModelComparison
-from inference.reports.plots import COLOURS, DATA, curve_points
+from inference.reports.plots import COLOURS, DATA, curve_points, parameter_label
 
 
 def plot_comparison(comparison: ModelComparison, names: tuple[str, str] = ("first", "second")) -> Figure:
@@ -31,14 +31,14 @@ def plot_comparison(comparison: ModelComparison, names: tuple[str, str] = ("firs
     critical = comparison.first.upper.critical or comparison.first.lower.critical
     if critical is not None:
         left.axhline(critical, color=COLOURS[7], lw=1, label=f"critical value {critical:.3f}")
-    left.set(ylim=(0, 1.05 * top), xlabel=comparison.first.parameter.replace("_", " "))
+    left.set(ylim=(0, 1.05 * top), xlabel=parameter_label(comparison.first.parameter))
     left.set_ylabel(r"$t = 2\,[\ln L(\hat\theta) - \ln L(\hat{\hat\theta})]$")
     left.legend(fontsize=8, loc="lower right", framealpha=0.9, edgecolor="none")
     shifts = {name: shift for name, shift in comparison.shifts.items() if shift is not None}
     right.axvspan(-0.1, 0.1, color=COLOURS[7], alpha=0.25, lw=0)
     right.axvline(0, color=DATA, lw=0.8)
     right.plot(list(shifts.values()), range(len(shifts)), "o", ms=5, color=COLOURS[5])
-    right.set_yticks(range(len(shifts)), [name.replace("_", " ") for name in shifts])
+    right.set_yticks(range(len(shifts)), [parameter_label(name) for name in shifts])
     right.invert_yaxis()
     reach = 1.2 * max(0.2, *(abs(shift) for shift in shifts.values())) if shifts else 0.25
     right.set(xlim=(-reach, reach), xlabel="shift of the best fit / error (band: 0.1)")

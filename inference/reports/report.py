@@ -84,9 +84,8 @@ def write_report(
     result.save(directory / "result.json")
     records = {"result": result, "profile": curve, "corner": pairs}
     write_records(directory / "result.h5", {name: r for name, r in records.items() if r is not None})
-    figures = {
-        "projections": save_figure(plot_projections(views.projections, views.planes), directory / "projections.png")
-    }
+    summary, projections = write_best_fit(directory, fit, views, interval)
+    figures = {"projections": projections}
     if fit.pulls:
         figures["pulls"] = save_figure(plot_pulls(fit), directory / "pulls.png")
     if curve is not None:
@@ -98,10 +97,17 @@ def write_report(
             )
     if pairs is not None:
         figures["corner"] = save_figure(plot_corner(pairs, units), directory / "corner.png")
+    return ReportFiles(directory, directory / "result.json", summary, figures)
+
+
+def write_best_fit(
+    directory: Path, fit: FitResult, views: Views, interval: Interval | None = None
+) -> tuple[Path, Path]:
+    """Write the table of a fit and an interval, and the figure of the data over the fit; return the two files."""
     summary = directory / "summary.txt"
     with replacing_file(summary) as temporary:
         temporary.write_text(summary_text(fit, interval))
-    return ReportFiles(directory, directory / "result.json", summary, figures)
+    return summary, save_figure(plot_projections(views.projections, views.planes), directory / "projections.png")
 
 
 def _units(analysis: Analysis) -> dict[str, str]:

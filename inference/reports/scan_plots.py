@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import special
 
-from inference.reports.plots import COLOURS, DATA
+from inference.reports.plots import COLOURS, DATA, parameter_label
 from inference.reports.scan import LimitScan
 from inference.reports.study_plots import GREEN, ON_BANDS, YELLOW, band_value
 from surrogate.tick_plots import label_log_axis
@@ -32,7 +32,7 @@ def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float | None =
     """
     first = scan.points[0].interval
     if ylabel is None:
-        ylabel = first.parameter.replace("_", " ") if first.physical is None else f"limit [{first.physical.unit}]"
+        ylabel = parameter_label(first.parameter) if first.physical is None else f"limit [{first.physical.unit}]"
     if factor is None:
         factor = 1.0 if first.physical is None else first.physical.reference
     figure = Figure(figsize=(6.0, 5.6), layout="constrained")
@@ -57,7 +57,7 @@ def plot_scan(scan: LimitScan, ylabel: str | None = None, factor: float | None =
     if x[0] > 0 and x[-1] / x[0] > WIDE:
         below.set_xscale("log")
         label_log_axis(below.xaxis)
-    below.set_xlabel(scan.scanned.replace("_", " ") + (f" [{scan.unit}]" if scan.unit else ""))
+    below.set_xlabel(parameter_label(scan.scanned, {scan.scanned: scan.unit}))
     return figure
 
 

@@ -11,7 +11,7 @@ from scipy import special
 from inference.intervals.asymptotics import TWO_SIDED
 from inference.intervals.confidence import STATISTIC
 from inference.reports.cls_study import CLsLimit
-from inference.reports.plots import COLOURS, DATA
+from inference.reports.plots import COLOURS, DATA, parameter_label
 from inference.results import ProfileCurve
 from inference.studies.counting import quantile
 from inference.studies.discovery import Discovery
@@ -37,10 +37,6 @@ SYMBOLS = {
 }
 
 
-def _label(parameter: str) -> str:
-    return parameter.replace("_", " ")
-
-
 def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = None) -> Figure:
     """Draw c(mu) from toys with its smooth curve, the asymptotic value, and t(mu) of the data where it is given."""
     figure = Figure(figsize=(6.0, 4.2), layout="constrained")
@@ -60,7 +56,7 @@ def plot_critical_values(found: NeymanInterval, curve: ProfileCurve | None = Non
     for end in (found.interval.lower, found.interval.upper):
         if end.value is not None:
             axes.axvline(end.value, color=COLOURS[5], lw=1, ls=":", label=f"limit {end.value:.4g}")
-    axes.set_xlabel(_label(found.interval.parameter))
+    axes.set_xlabel(parameter_label(found.interval.parameter))
     axes.set_ylabel(f"{100 * level:.3g} % critical value")
     axes.set_xlim(grid[0], grid[-1])
     axes.set_ylim(0, 1.5 * max(asymptotic, float(value.max())))
@@ -111,7 +107,7 @@ def plot_statistics(pairs: ToyPairs, cl: float = 0.9, statistic: str = "t_mu_til
     axes.set_ylim(1e-3, 1)
     axes.set_xlabel(SYMBOLS.get(statistic, statistic))
     axes.set_ylabel("fraction of toys above")
-    axes.legend(frameon=False, title=f"{_label(pairs.poi)}: critical value")
+    axes.legend(frameon=False, title=f"{parameter_label(pairs.poi)}: critical value")
     return figure
 
 
@@ -127,7 +123,7 @@ def plot_cls(found: CLsLimit) -> Figure:
         axes.axvline(asymptotic, color=DATA, ls="--", lw=1, label=f"asymptotic {asymptotic:.4g}")
     axes.set_yscale("log")
     label_log_axis(axes.yaxis)
-    axes.set_xlabel(_label(found.parameter))
+    axes.set_xlabel(parameter_label(found.parameter))
     axes.set_ylabel(r"$\mathrm{CL}_s$")
     axes.legend(frameon=False)
     return figure
@@ -165,7 +161,7 @@ def plot_discovery(found: Discovery, toys: ToyPairs | None = None) -> Figure:
     label_log_axis(axes.yaxis)
     axes.set_xlim(0, right)
     axes.set_ylim(max(least, 1e-12), 1)
-    axes.set_xlabel(f"{SYMBOLS['q0']} of {_label(found.parameter)}")
+    axes.set_xlabel(f"{SYMBOLS['q0']} of {parameter_label(found.parameter)}")
     axes.set_ylabel("fraction above, without signal")
     top = axes.secondary_xaxis("top", functions=(lambda q: np.sqrt(np.maximum(q, 0)), np.square))
     top.set_xlabel("significance Z / standard deviations")
@@ -198,7 +194,7 @@ def plot_toy_limits(limits: ToyLimits, band: SensitivityBand) -> Figure:
     axes.axvline(band_value(band, 0.0), color=DATA, ls="--", lw=1.2, label=f"median {band_value(band, 0.0):.4g}")
     axes.set_xscale("log")
     label_log_axis(axes.xaxis)
-    axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {_label(band.parameter)}")
+    axes.set_xlabel(f"{100 * band.confidence_level:.3g} % {band.end} limit on {parameter_label(band.parameter)}")
     axes.set_ylabel(f"toys of {band.n_toys}")
     axes.legend(**ON_BANDS)
     return figure

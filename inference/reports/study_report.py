@@ -8,7 +8,8 @@ from inference.analysis import Analysis
 from inference.intervals.asymptotics import IntervalKind, critical_value
 from inference.intervals.confidence import statistic_of
 from inference.reports.cls_study import CLsLimit
-from inference.reports.plots import plot_projections, save_figure
+from inference.reports.plots import save_figure
+from inference.reports.report import write_best_fit
 from inference.reports.study_plots import (
     plot_cls,
     plot_critical_values,
@@ -16,7 +17,6 @@ from inference.reports.study_plots import (
     plot_statistics,
     plot_toy_limits,
 )
-from inference.reports.summary import summary_text
 from inference.results import FitResult, Interval
 from inference.science_run import model_hash
 from inference.studies.critical_values import CriticalCurve
@@ -24,7 +24,6 @@ from inference.studies.discovery import Discovery
 from inference.studies.neyman import NeymanInterval, critical_values
 from inference.studies.sensitivity import SensitivityBand, ToyLimits
 from inference.studies.toy_pairs import ToyPairs, read_pairs
-from surrogate.atomic import replacing_file
 from surrogate.errors import DataError
 
 #: Points at which the profile of the data is drawn beside critical values.
@@ -52,12 +51,8 @@ def _best_fit_files(
     analysis: Analysis, best: FitResult, directory: Path, interval: Interval | None = None
 ) -> dict[str, Path]:
     """Write the table of a best fit, and of an interval, and the figure of the data over it; return them by name."""
-    summary = directory / "summary.txt"
-    with replacing_file(summary) as temporary:
-        temporary.write_text(summary_text(best, interval))
-    views = analysis.views(best.values)
-    figure = plot_projections(views.projections, views.planes)
-    return {"summary": summary, "best fit": save_figure(figure, directory / "projections.png")}
+    summary, figure = write_best_fit(directory, best, analysis.views(best.values), interval)
+    return {"summary": summary, "best fit": figure}
 
 
 def write_cls(analysis: Analysis, found: CLsLimit, directory: Path) -> dict[str, Path]:
