@@ -163,12 +163,13 @@ def fit_acceptance(
     fits: list[tuple[float, ThetaBasis, Tensor, Tensor]] = []
     for d in degrees:
         basis = ThetaBasis(nuisances, d, kinks, tuple((fine or {}).items()))
-        design = _design(basis, blocks)
-        coefficients, covariance, _ = shrunken_fit(design, torch.tensor(basis.groups))
-        fits.append((leave_one_out_deviance(design, coefficients, covariance), basis, coefficients, covariance))
-        if min(fit[0] for fit in fits) < min(fit[0] for fit in fits[-2:]):
+        design = binomial_design(basis, blocks)
+        fit = shrunken_fit(design, torch.tensor(basis.groups))
+        deviance = leave_one_out_deviance(design, fit.coefficients, fit.covariance)
+        fits.append((deviance, basis, fit.coefficients, fit.covariance))
+        if min(each[0] for each in fits) < min(each[0] for each in fits[-2:]):
             break
-    _, basis, coefficients, covariance = min(fits, key=lambda fit: fit[0])
+    _, basis, coefficients, covariance = min(fits, key=lambda each: each[0])
     chi2, n_dof = goodness_of_fit(basis, coefficients, blocks)
     totals = int(n_generated.sum()), int(n_accepted.sum())
     return AcceptanceModel(basis, coefficients, covariance, chi2, n_dof, *totals)
@@ -213,14 +214,15 @@ def merged_blocks(nuisances: NuisanceSpace, theta: Tensor, n_generated: Tensor, 
     return Blocks(distinct, generated + 1.0 / len(distinct), accepted + 0.5 / len(distinct))
 
 
-def _design(basis: ThetaBasis, blocks: Blocks) -> BinomialDesign:
+def binomial_design(basis: ThetaBasis, blocks: Blocks) -> BinomialDesign:
+    """Return the counts of blocks with the basis functions at their theta."""
     values = torch.cat([basis.values(theta) for theta in blocks.theta.split(CHUNK)])
     return BinomialDesign(values, blocks.generated, blocks.accepted)
 
 
 def goodness_of_fit(basis: ThetaBasis, coefficients: Tensor, blocks: Blocks) -> tuple[float, int]:
     """Return Pearson's chi2 and its degrees of freedom over cells of theta with enough expected counts."""
-    eps = torch.sigmoid(_design(basis, blocks).values @ coefficients)
+    eps = torch.sigmoid(binomial_design(basis, blocks).values @ coefficients)
     expected = blocks.generated * eps
     variance = expected * (1.0 - eps)
     enough = torch.minimum(expected, blocks.generated - expected)

@@ -2,9 +2,9 @@
 
 Counts y_i ~ Bin(n_i, s(sum_j c_j B_ij)) with s(x) = 1/(1 + exp(-x)), or others whose likelihood is given with its
 derivatives in c, are fitted by maximum likelihood (McCullagh and Nelder, "Generalized Linear Models", chapter 4) under
-Gaussian priors on the coefficients c: zero mean, one variance per group of functions, all but the constant. The
-variances maximise the marginal likelihood (MacKay, Neural Computation 4 (1992) 415), so that a group the response
-hardly depends on is found out and adds hardly any noise.
+Gaussian priors on the coefficients c: zero mean, or one that is given, and one variance per group of functions, all but
+the constant. The variances maximise the marginal likelihood (MacKay, Neural Computation 4 (1992) 415), so that a group
+the response hardly depends on is found out and adds hardly any noise.
 """
 
 from __future__ import annotations
@@ -65,51 +65,57 @@ class BinomialDesign(NamedTuple):
 
 
 class ShrunkenFit(NamedTuple):
-    """Coefficients (P,), their posterior covariance (P, P), and how many of them the data determine."""
+    """Coefficients (P,), their posterior covariance (P, P), how many of them the data determine, and the priors.
+
+    ``ridge`` (P,) holds the inverse variances of the priors, 0 for the constant.
+    """
 
     coefficients: Tensor
     covariance: Tensor
     determined: float
+    ridge: Tensor
 
 
-def shrunken_fit(likelihood: CountLikelihood, group: Tensor) -> ShrunkenFit:
+def shrunken_fit(likelihood: CountLikelihood, group: Tensor, centre: Tensor | None = None) -> ShrunkenFit:
     """Return the coefficients and their posterior covariance, given the group (P,) of each, 0 that of the constant.
 
-    MacKay's update for a group g: its inverse variance becomes (sum of 1 - r_j C_jj)/(sum of c_j^2) over j in g, with
-    the present inverse variances r and the covariance C that they imply. It ends when the number of coefficients that
-    the data determine, the sum of all 1 - r_j C_jj, is settled.
+    MacKay's update for a group g: its inverse variance becomes (sum of 1 - r_j C_jj)/(sum of (c_j - m_j)^2) over j in
+    g, with the prior means m, the present inverse variances r and the covariance C that they imply. It ends when the
+    number of coefficients that the data determine, the sum of all 1 - r_j C_jj, is settled. The means are ``centre``
+    (P,), or zero.
     """
     precision = torch.ones(int(group.max()) + 1, dtype=torch.float64)
-    coefficients = precision.new_zeros(len(group))
-    coefficients[0] = likelihood.start
-    settled = 0.0
+    if centre is None:
+        centre = precision.new_zeros(len(group))
+        centre[0] = likelihood.start
+    coefficients, settled = centre, 0.0
     for _ in range(60):
         ridge = torch.where(group > 0, precision[group], 0.0)
-        coefficients, covariance = _maximise(likelihood, coefficients, ridge)
+        coefficients, covariance = _maximise(likelihood, coefficients, ridge, centre)
         determined = torch.zeros_like(precision).index_add(0, group, 1.0 - ridge * covariance.diagonal())
-        power = torch.zeros_like(precision).index_add(0, group, coefficients.square())
+        power = torch.zeros_like(precision).index_add(0, group, (coefficients - centre).square())
         precision = (determined / power).nan_to_num(1.0).clamp(*PRECISIONS)
         previous, settled = settled, float(determined.sum())
         if abs(settled - previous) < 0.01:
             break
-    return ShrunkenFit(coefficients, covariance, settled)
+    return ShrunkenFit(coefficients, covariance, settled, ridge)
 
 
-def _maximise(likelihood: CountLikelihood, start: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+def _maximise(likelihood: CountLikelihood, start: Tensor, ridge: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
     """Return the coefficients (P,) of the largest penalised likelihood and their covariance (P, P), by Newton steps.
 
     A step is halved until the likelihood does not fall; where it falls however short the step, the maximum is reached
     to within rounding.
     """
     coefficients = start
-    value, gradient, information = _penalised(likelihood, coefficients, ridge)
+    value, gradient, information = _penalised(likelihood, coefficients, ridge, centre)
     for _ in range(100):
         step = torch.linalg.solve(information, gradient)
         if float(gradient @ step) < 1e-6:
             break
         for halvings in range(20):
             trial = coefficients + 0.5**halvings * step
-            state = _penalised(likelihood, trial, ridge)
+            state = _penalised(likelihood, trial, ridge, centre)
             if float(state[0]) >= float(value):
                 break
         else:
@@ -120,11 +126,13 @@ def _maximise(likelihood: CountLikelihood, start: Tensor, ridge: Tensor) -> tupl
     return coefficients, torch.linalg.inv(information).contiguous()
 
 
-def _penalised(likelihood: CountLikelihood, coefficients: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _penalised(
+    likelihood: CountLikelihood, coefficients: Tensor, ridge: Tensor, centre: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the penalised ln L, its gradient (P,) and information (P, P)."""
     value, gradient, information = likelihood.evaluate(coefficients)
-    penalty = 0.5 * (ridge * coefficients.square()).sum()
-    return value - penalty, gradient - ridge * coefficients, information + torch.diag(ridge)
+    off = coefficients - centre
+    return value - 0.5 * (ridge * off.square()).sum(), gradient - ridge * off, information + torch.diag(ridge)
 
 
 def leave_one_out_deviance(design: BinomialDesign, coefficients: Tensor, covariance: Tensor) -> float:

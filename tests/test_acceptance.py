@@ -96,7 +96,7 @@ def test_without_shrinkage_the_coefficients_are_the_maximum_of_the_likelihood() 
     theta = draw_theta(200, 3)
     values = ThetaBasis(SPACE, 2).values(theta)
     generated, accepted = throw(theta, smooth_truth(theta), 500.0, 4)
-    coefficients, covariance, _ = shrunken_fit(BinomialDesign(values, generated, accepted), torch.zeros(6).long())
+    coefficients, covariance, *_ = shrunken_fit(BinomialDesign(values, generated, accepted), torch.zeros(6).long())
 
     def loss(c: Tensor) -> Tensor:
         eta = values @ c
@@ -129,7 +129,7 @@ def test_shrinkage_beats_the_plain_fit() -> None:
         generated, accepted = throw(theta, smooth_truth(theta), 300.0, 100 + seed)
         model = fit_acceptance(SPACE, theta, generated, accepted, degree=6)
         design = BinomialDesign(basis.values(theta), generated, accepted)
-        free, _, _ = shrunken_fit(design, torch.zeros(basis.size).long())
+        free, *_ = shrunken_fit(design, torch.zeros(basis.size).long())
         for errors, eps in ((shrunken, model.acceptance(probe)), (plain, torch.sigmoid(basis.values(probe) @ free))):
             errors.append(float((eps / smooth_truth(probe)).log().square().mean()))
     assert sum(shrunken) < 0.5 * sum(plain)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from torch import Tensor
 from surrogate.errors import DataError
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
-from training.events import CHUNK, EventFile
+from training.events import CHUNK, EventFile, Events
 from training.split import uniform_of
 
 SPREAD_SEED = 7_001
@@ -213,17 +214,27 @@ class EventSet:
             torch.cat([torch.as_tensor(p.n_accepted, dtype=torch.int64) for p in parts]),
         )
 
-    def histogram(self, column: int, bins: int) -> Tensor:
-        """Return the events (nb, bins) of each block in equal bins of one observable, over its window."""
-        window, counts = self.observables.observables[column], []
+    def chunks(self) -> Iterator[Events]:
+        """Yield all events in physical units, in pieces; their blocks are numbered through all files."""
+        first = 0
         for file in self._files:
-            found = np.zeros((len(file.blocks().theta), bins), dtype=np.int64)
             for start in range(0, file.n_events, CHUNK):
                 events = file.read(start, min(start + CHUNK, file.n_events))
-                share = (events.x[:, column].astype(np.float64) - window.low) / (window.high - window.low)
-                np.add.at(found, (events.block, np.clip((share * bins).astype(np.int64), 0, bins - 1)), 1)
-            counts.append(torch.from_numpy(found))
-        return torch.cat(counts)
+                yield replace(events, block=events.block.astype(np.int64) + first)
+            first += len(file.blocks().theta)
+
+    def histogram(self, column: int, bins: int, which: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the events (nb, bins) of each block in equal bins of one observable, over its window.
+
+        Counted are all, or those of which ``which`` is true: a mask (n,) of events x (n, D).
+        """
+        window = self.observables.observables[column]
+        counts = np.zeros((sum(len(file.blocks().theta) for file in self._files), bins), dtype=np.int64)
+        for events in self.chunks():
+            mask = slice(None) if which is None else which(torch.from_numpy(events.x)).numpy()
+            share = (events.x[mask, column].astype(np.float64) - window.low) / (window.high - window.low)
+            np.add.at(counts, (events.block[mask], np.clip((share * bins).astype(np.int64), 0, bins - 1)), 1)
+        return torch.from_numpy(counts)
 
     def read(self, start: int, stop: int) -> UnitEvents:
         """Return the events [start, stop) in the unit cube.

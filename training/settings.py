@@ -1,7 +1,6 @@
 """Settings of one training job: the blocks of a training configuration, their defaults and bounds.
 
-Path values may name environment variables as ``${NAME}`` or ``${NAME:-default}``; relative paths are relative to the
-working directory.
+Paths are read as in :mod:`training.data_settings`.
 """
 
 from __future__ import annotations
@@ -9,98 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from surrogate.flow_config import Activation, Family, FlowConfig
 from surrogate.guides import guide_from_dict
 from surrogate.nuisance import NuisanceSpace
 from surrogate.observables import ObservableSpace
+from training.data_settings import DataConfig, SettingsBlock
 from training.paths import PathText
-from training.simulator_config import SimulationFile
-from training.template_set import TemplateDraw
-
-
-class _Block(BaseModel):
-    """A block of the configuration: immutable, and closed to unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SymmetryConfig(_Block):
-    """An exact symmetry of the detector, see :mod:`training.symmetries`.
-
-    Attributes
-    ----------
-    drift, lifetime
-        Names of the drift time and of the electron lifetime.
-    drawn
-        How the lifetimes of the events were drawn: ``uniform``, or ``log`` for uniform in the logarithm.
-    """
-
-    kind: Literal["drift_lifetime"]
-    drift: str = "drift_time"
-    lifetime: str = "elife"
-    drawn: Literal["uniform", "log"] = "uniform"
-
-
-class ConvertConfig(_Block):
-    """Event files of another program, converted when the event file is absent.
-
-    Attributes
-    ----------
-    mapping
-        YAML file that says what their columns mean.
-    files
-        The files.
-    """
-
-    mapping: PathText
-    files: tuple[PathText, ...] = Field(min_length=1)
-
-
-class DataConfig(_Block):
-    """Where the events come from.
-
-    Attributes
-    ----------
-    events
-        Event files; with ``simulate``, ``convert`` or ``templates`` exactly one, which is written if it does not exist.
-    convert
-        Files of another program to convert if the event file is absent.
-    simulate
-        What to simulate if the event file is absent; the keys are those of a simulation's own file.
-    templates
-        Binned templates to draw the events from if the event file is absent.
-    fresh
-        True to train on events that are simulated or drawn as they are needed, new ones in each pass; the event file is
-        then only validated on. For templates, and for sources of which a fair share is accepted.
-    symmetries
-        Exact symmetries of the detector that made the events; a wrong one biases the surrogate.
-    validation_fraction
-        Share of events held out of the training, for early stopping and for the reported held-out NLL.
-    memory_mb
-        Memory for preloaded events, in MB; larger files are streamed.
-    """
-
-    events: tuple[PathText, ...] = Field(min_length=1)
-    convert: ConvertConfig | None = None
-    simulate: SimulationFile | None = None
-    templates: TemplateDraw | None = None
-    fresh: bool = False
-    symmetries: tuple[SymmetryConfig, ...] = ()
-    validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
-    memory_mb: float = Field(default=2000.0, gt=0)
-
-    @model_validator(mode="after")
-    def _one_file_to_make(self) -> DataConfig:
-        makers = [block for block in (self.simulate, self.convert, self.templates) if block is not None]
-        if len(makers) > 1:
-            raise ValueError("give one of the blocks simulate, convert and templates")
-        if makers and len(self.events) != 1:
-            raise ValueError(f"to simulate, convert or draw, events must name exactly one file, not {len(self.events)}")
-        if self.fresh and self.simulate is None and self.templates is None:
-            raise ValueError("fresh events need a simulate or a templates block")
-        return self
 
 
 def _checked_guide(guide: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +24,7 @@ def _checked_guide(guide: dict[str, Any]) -> dict[str, Any]:
     return guide
 
 
-class FlowBlock(_Block):
+class FlowBlock(SettingsBlock):
     """Architecture of the flow; the keys are those of :class:`surrogate.flow_config.FlowConfig`.
 
     Observables and nuisance parameters are those of the event files.
@@ -139,7 +54,7 @@ class FlowBlock(_Block):
         return FlowConfig(observables=observables, nuisances=nuisances, **values)
 
 
-class OptimiserConfig(_Block):
+class OptimiserConfig(SettingsBlock):
     """Minimisation on mini-batches, see :mod:`training.optimisers`.
 
     Attributes
@@ -182,7 +97,7 @@ class OptimiserConfig(_Block):
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
 
 
-class StoppingConfig(_Block):
+class StoppingConfig(SettingsBlock):
     """Early stopping on the held-out NLL of the averaged weights.
 
     Attributes
@@ -197,7 +112,7 @@ class StoppingConfig(_Block):
     patience: int = Field(default=20, gt=0)
 
 
-class AcceptanceConfig(_Block):
+class AcceptanceConfig(SettingsBlock):
     """Fit of mu(theta).
 
     Attributes
@@ -208,15 +123,30 @@ class AcceptanceConfig(_Block):
         Parameters with a smoothed kink at their nominal value, as yield bands with unequal half-widths have.
     fine
         Name -> n: powers of this parameter count 1/n in the degree, for one over which the acceptance spans decades.
+    moving_above
+        Guided observable -> value from which its events move with theta as the guide says, across the edges of the
+        region of interest, see :mod:`surrogate.moved_acceptance`; ``{}``: all events do. None: events are counted only.
     """
 
     degree: int | Literal["auto"] = "auto"
     max_degree: int = Field(default=6, ge=0, le=10)
     kinks: tuple[str, ...] = ()
     fine: dict[str, int] = Field(default_factory=dict)
+    moving_above: dict[str, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_at_a_time(self) -> AcceptanceConfig:
+        if self.moving_above is not None and (self.kinks or self.fine):
+            raise ValueError("events that move allow neither kinks nor fine; leave these or moving_above out")
+        return self
+
+    @property
+    def total_degree(self) -> int | None:
+        """The degree, None for the one that the fit chooses."""
+        return None if self.degree == "auto" else self.degree
 
 
-class EnsembleConfig(_Block):
+class EnsembleConfig(SettingsBlock):
     """Several trainings of one source, whose mean is the surrogate and whose spread tells its error.
 
     Each member has a seed of its own and holds out another part of the events.
@@ -252,7 +182,7 @@ class EnsembleConfig(_Block):
         return self
 
 
-class TrainConfig(_Block):
+class TrainConfig(SettingsBlock):
     """One training job.
 
     Attributes
@@ -284,7 +214,9 @@ class TrainConfig(_Block):
     devices: int = Field(default=1, gt=0)
 
     @model_validator(mode="after")
-    def _no_bootstrap_of_fresh_events(self) -> TrainConfig:
+    def _fresh_events_need_neither_bootstrap_nor_motion(self) -> TrainConfig:
+        if self.data.fresh and self.acceptance.moving_above is not None:
+            raise ValueError("acceptance: fresh events are counted only; leave moving_above out, or train on files")
         if self.data.fresh and self.ensemble.bootstrap != "none":
             raise ValueError("ensemble: each member simulates fresh events of its own; set bootstrap to none")
         return self

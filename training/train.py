@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from surrogate.acceptance import AcceptanceModel, fit_acceptance
 from surrogate.checkpoint import save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_source import FlowSource
-from surrogate.nuisance import NuisanceSpace
-from surrogate.ray_acceptance import KeptEvents, fit_ray_acceptance
+from training.acceptance_fit import fit_acceptances
 from training.event_set import BlockCounts, EventSet
 from training.fit import FittedFlow, fit_flow
 from training.jobs import TrainingJob, distillation_job, member_job, sharing_of, training_jobs
 from training.plots import plot_training, save_figure
 from training.prepare import open_events, simulation_plan
 from training.run_files import CURVE_FILE, drop_run
-from training.settings import AcceptanceConfig, TrainConfig
+from training.settings import TrainConfig
 from training.supply import FileSupply, SimulatedSupply, Supply
 from training.template_events import TemplateSupply
 from training.threads import torch_threads
 from training.train_record import FlowRecord, TrainRecord
-
-logger = logging.getLogger(__name__)
-
-DRIFT_CELLS = 64
-"""Cells of drift time in which kept events are counted."""
 
 
 def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, shown: bool = True) -> TrainRecord:
@@ -68,7 +59,7 @@ def train(config: TrainConfig, folder: Path = Path(), restart: bool = False, sho
         distilled = _distilled(config, trained, events, folder, shown) if config.ensemble.distil else None
         final = [distilled] if distilled else trained
         rate, hashes, origin = events.generated_rate, list(events.file_hashes), dict(events.metadata)
-        acceptances = _acceptances(config, events, final)
+        acceptances = fit_acceptances(config, events, [each.counts for each in final])
     flows = [
         FlowSource(each.fitted.flow, acceptance, rate, dtype=torch.float32)
         for each, acceptance in zip(final, acceptances, strict=True)
@@ -171,58 +162,3 @@ def _supply(job: TrainingJob, events: EventSet, folder: Path) -> Supply:
     if config.data.fresh and config.data.templates is not None:
         return TemplateSupply(events, config.data.templates, config.seed)
     return FileSupply(events, config.seed, job.split, config.data.memory_mb)
-
-
-def _acceptances(config: TrainConfig, events: EventSet, trained: Sequence[_TrainedFlow]) -> list[AcceptanceModel]:
-    """Fit eps(theta): once where all members have the same events, else to the counts of each.
-
-    A bootstrap leaves the counts alone. Given theta, how many events are kept and where the kept ones lie are
-    independent, and the error of the former follows from the counts.
-    """
-    start = time.process_time()
-    settings, nuisances = config.acceptance, events.nuisances
-    if config.data.fresh:
-        fits = [_acceptance(settings, nuisances, each.counts) for each in trained]
-    elif config.data.symmetries and not (settings.kinks or settings.fine):
-        fits = [_ray_acceptance(config, events)] * len(trained)
-    else:
-        fits = [_acceptance(settings, nuisances, trained[0].counts)] * len(trained)
-    first = fits[0]
-    logger.info(
-        "acceptance: degree %d, chi2 %.1f for %d degrees of freedom, %.1f CPU s",
-        first.basis.degree,
-        first.chi2,
-        first.n_dof,
-        time.process_time() - start,
-    )
-    return fits
-
-
-def _acceptance(config: AcceptanceConfig, nuisances: NuisanceSpace, counts: BlockCounts) -> AcceptanceModel:
-    """Fit eps(theta) to counts."""
-    return fit_acceptance(
-        nuisances,
-        counts.theta,
-        counts.n_generated,
-        counts.n_accepted,
-        degree=None if config.degree == "auto" else config.degree,
-        kinks=config.kinks,
-        max_degree=config.max_degree,
-        fine=config.fine,
-    )
-
-
-def _ray_acceptance(config: TrainConfig, events: EventSet) -> AcceptanceModel:
-    """Fit eps(theta) to counts and drift times, where the detector is symmetric along rays."""
-    settings, symmetry = config.acceptance, config.data.symmetries[0]
-    counts, column = events.blocks(), events.observables.names.index(symmetry.drift)
-    window = events.observables.observables[column]
-    kept = KeptEvents(
-        counts.theta,
-        counts.n_generated,
-        events.histogram(column, DRIFT_CELLS),
-        symmetry.lifetime,
-        (window.low, window.high),
-    )
-    degree = None if settings.degree == "auto" else settings.degree
-    return fit_ray_acceptance(events.nuisances, kept, degree, settings.max_degree)
