@@ -204,10 +204,12 @@ def fit_moved_acceptance(
     Raises
     ------
     DataError, RangeError
-        As for :func:`surrogate.acceptance.fit_acceptance`.
+        As for :func:`surrogate.acceptance.fit_acceptance`, and if no event is lost at some theta.
     """
     blocks = merged_blocks(nuisances, theta, n_generated, n_accepted)
     start = moved if counted is None else _together(moved, counted)
+    if not bool((start.eps < 1).all()):
+        raise DataError("acceptance: no event is lost at some theta, so that none moves across an edge; count them")
     basis, centre, error = _polynomial(nuisances, start, degree, max_degree)
     fit = shrunken_fit(binomial_design(basis, blocks), (torch.arange(basis.size) > 0).long(), centre)
     carried = fit.covariance * fit.ridge  # of the coefficients of eps_0 to those of eps
@@ -231,7 +233,7 @@ def _polynomial(
     """Return basis, coefficients (P,) and covariance (P, P) of the polynomial of theta that follows logit eps_0."""
     logit, slope = torch.logit(start.eps), 1.0 / (start.eps * (1.0 - start.eps))
     error = slope * start.covariance.diagonal().sqrt()
-    for tried in range(1, max_degree + 1) if degree is None else (degree,):
+    for tried in range(min(1, max_degree), max_degree + 1) if degree is None else (degree,):
         basis = ThetaBasis(nuisances, tried)
         values = basis.values(start.theta)
         inverse = torch.linalg.pinv(values)

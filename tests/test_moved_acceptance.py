@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +21,11 @@ from surrogate.moved_acceptance import KeptChunk, Motion, fit_moved_acceptance, 
 from surrogate.nuisance import Nuisance, NuisanceSpace
 from surrogate.observables import Observable, ObservableSpace
 from surrogate.ray_acceptance import KeptEvents, fit_ray_acceptance
-from training.acceptance_fit import _chunks, fit_acceptances
+from training.acceptance_fit import fit_acceptances, motion_of
 from training.event_set import EventSet
 from training.simulation import simulate_to_file
 from training.simulator_config import SimulationFile
+from training.train import train
 
 SPACE = NuisanceSpace((Nuisance("elife", "us", 250.0, 900.0, 450.0, "log"), Nuisance("g1", "", 0.08, 0.14, 0.1)))
 DRIFT = 700.0
@@ -244,13 +244,33 @@ def test_events_of_several_files_are_numbered_through(tmp_path):
         assert 0 < int(some.sum()) < int(every.sum())
 
 
-def test_events_with_weights_are_refused(tmp_path, monkeypatch):
-    path = event_file(tmp_path / "er.h5")
-    with EventSet.open([path]) as events:
-        weighted = [replace(chunk, weight=np.ones(len(chunk.x), np.float32)) for chunk in events.chunks()]
-        monkeypatch.setattr(events, "chunks", lambda: iter(weighted))
+def test_what_cannot_be_fitted_is_refused_before_the_training(tmp_path, monkeypatch):
+    event_file(tmp_path / "events.h5")
+    settings = config(tmp_path, acceptance={"moving_above": {}})
+    with pytest.raises(ConfigError, match="no guide of the flow says how events move with 'elife'"):
+        train(settings, shown=False)
+    assert not (tmp_path / "runs").exists()
+    with EventSet.open([tmp_path / "events.h5"]) as events:
+        assert not events.weighted
+        monkeypatch.setattr(EventSet, "weighted", True)
         with pytest.raises(DataError, match="events with weights cannot be moved; leave moving_above out"):
-            list(_chunks(events))
+            motion_of(settings, events)
+
+
+def test_a_fit_of_degree_zero_is_the_share_of_all_events():
+    sample = simulated(5)
+    shares = moved_shares(Motion(GUIDES, OBSERVABLES, SPACE, {}), *sample[:2], sample.events)
+    model = fit_moved_acceptance(SPACE, *sample.counts, shares, max_degree=0)
+    share = float(sample.accepted.sum() / sample.generated.sum())
+    assert float(model.acceptance(sample.theta[0])) == pytest.approx(share, rel=1e-4)
+
+
+def test_events_of_which_none_is_lost_are_refused():
+    sample = simulated(6, n_blocks=4)
+    kept = sample._replace(generated=sample.accepted)
+    shares = moved_shares(Motion(GUIDES, OBSERVABLES, SPACE, {}), *kept[:2], kept.events)
+    with pytest.raises(DataError, match="no event is lost at some theta"):
+        fit_moved_acceptance(SPACE, *kept.counts, shares._replace(eps=shares.eps.clamp(min=1.0)))
 
 
 @pytest.mark.shared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -45,10 +45,11 @@ def fit_acceptances(config: TrainConfig, events: EventSet, counts: Sequence[Bloc
         If the configuration or the events do not allow the fit.
     """
     start = time.process_time()
+    motion = motion_of(config, events)
     if config.data.fresh:
         fits = [_counted(config.acceptance, events.nuisances, each) for each in counts]
-    elif config.acceptance.moving_above is not None:
-        fits = [_moved(config, events)] * len(counts)
+    elif motion is not None:
+        fits = [_moved(config, events, motion)] * len(counts)
     else:
         fits = [_kept(config, events)] * len(counts)
     first = fits[0]
@@ -62,23 +63,36 @@ def fit_acceptances(config: TrainConfig, events: EventSet, counts: Sequence[Bloc
     return fits
 
 
-def _moved(config: TrainConfig, events: EventSet) -> AcceptanceModel:
+def motion_of(config: TrainConfig, events: EventSet) -> Motion | None:
+    """Return how events move with theta for the fit of eps(theta), None where they are counted only.
+
+    Raises
+    ------
+    ConfigError
+        If the guides do not say how events move, or a value of ``moving_above`` makes no sense.
+    DataError
+        If the events have weights.
+    """
+    if config.acceptance.moving_above is None:
+        return None
+    if events.weighted:
+        raise DataError("acceptance: events with weights cannot be moved; leave moving_above out")
+    guides = tuple(guide_from_dict(guide) for guide in config.flow.guides)
+    return Motion(guides, events.observables, events.nuisances, config.acceptance.moving_above)
+
+
+def _moved(config: TrainConfig, events: EventSet, motion: Motion) -> AcceptanceModel:
     """Fit eps(theta) to the places of the events that move as the guides say, and to counts of the others."""
     settings, blocks = config.acceptance, events.blocks()
-    above = dict(settings.moving_above or {})
-    guides = tuple(guide_from_dict(guide) for guide in config.flow.guides)
-    motion = Motion(guides, events.observables, events.nuisances, above)
-    moved = moved_shares(motion, blocks.theta, blocks.n_generated, _chunks(events))
-    counted = _kept(config, events, lambda x: ~motion.moving(x)) if above else None
+    logger.info("acceptance: moving %d events to %d thetas", events.n_events, len(blocks.theta))
+    chunks = (KeptChunk(torch.from_numpy(chunk.x), torch.from_numpy(chunk.block)) for chunk in events.chunks())
+    moved = moved_shares(motion, blocks.theta, blocks.n_generated, chunks)
+
+    def still(x: Tensor) -> Tensor:
+        return ~motion.moving(x)
+
+    counted = _kept(config, events, still) if int(events.histogram(0, 1, still).sum()) else None
     return fit_moved_acceptance(events.nuisances, *blocks, moved, counted, settings.total_degree, settings.max_degree)
-
-
-def _chunks(events: EventSet) -> Iterator[KeptChunk]:
-    """Yield the kept events."""
-    for chunk in events.chunks():
-        if chunk.weight is not None:
-            raise DataError("acceptance: events with weights cannot be moved; leave moving_above out")
-        yield KeptChunk(torch.from_numpy(chunk.x), torch.from_numpy(chunk.block))
 
 
 def _kept(config: TrainConfig, events: EventSet, which: Callable[[Tensor], Tensor] | None = None) -> AcceptanceModel:

@@ -189,6 +189,11 @@ class EventSet:
         return self._files[0].metadata
 
     @property
+    def weighted(self) -> bool:
+        """Whether any file has weights."""
+        return any(file.schema.weighted for file in self._files)
+
+    @property
     def n_events(self) -> int:
         """Number of events in all files."""
         return int(self._stops[-1])

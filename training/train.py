@@ -13,7 +13,7 @@ from surrogate.checkpoint import save_checkpoint
 from surrogate.ensemble import EnsembleSource
 from surrogate.flow import ConditionalFlow
 from surrogate.flow_source import FlowSource
-from training.acceptance_fit import fit_acceptances
+from training.acceptance_fit import fit_acceptances, motion_of
 from training.event_set import BlockCounts, EventSet
 from training.fit import FittedFlow, fit_flow
 from training.jobs import TrainingJob, distillation_job, member_job, sharing_of, training_jobs
@@ -130,7 +130,8 @@ def _train_flow(
         flow.load_state_dict(start.state_dict())
         fingerprint["teachers"] = _weights_hash(teachers)
     supply = _supply(job, events, folder)
-    supply.counts()  # refuses events without counts before hours are spent on them
+    motion_of(config, events)  # what allows no rate is refused before hours are spent on the density
+    supply.counts()
     fitted = fit_flow(config, flow, events, supply, fingerprint, shown, teachers)
     if fitted.primary:
         save_figure(plot_training(fitted.history, config.name), config.run_directory / CURVE_FILE)
