@@ -24,7 +24,17 @@ from rich.table import Table
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- figures: written by compare.py -->", "<!-- end of figures -->"
-NAMES = ("release", "unbinned", "flamedisx_fit", "flamedisx_accuracy", "flow_density", "scaling", "simulator", "gpu")
+NAMES = (
+    "release",
+    "unbinned",
+    "flamedisx_fit",
+    "flamedisx_accuracy",
+    "flow_density",
+    "scaling",
+    "simulator",
+    "simulator_projections",
+    "gpu",
+)
 """The order of the table."""
 
 
