@@ -96,6 +96,10 @@ def test_a_power_constraint_by_discovery() -> None:
         (["--over", "wimp_mass=20,x"], "'x' is no number"),
         (["--over", "wimp_mass=20,20"], "given twice"),
         (["--over", "wimp_mss=20"], "did you mean 'wimp_mass'"),
+        (
+            ["--over", "er_rate_multiplier=1,2"],
+            "er_rate_multiplier: is fitted, not a constant; scan one of the constants",
+        ),
         (["--over", "wimp_mass=20,30"], "has no entry for wimp_mass = 30"),
         (["--over", "wimp_mass=20", "--power", "0.16"], "needs the limits of background-only toys"),
         (["--over", "wimp_mass=20", "--power", "0", "--bands", "9"], "power_threshold = 0.0 must lie strictly between"),

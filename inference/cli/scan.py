@@ -34,12 +34,16 @@ from inference.cli.options import (
     study_plan,
     write_record,
 )
+from inference.parameters import ParameterSet
 from inference.reports.report import default_poi
 from inference.reports.scan import ScanSettings, limit_scan
 from inference.reports.scan_report import scan_text, write_scan
 from inference.studies.power_constraint import Power
 from surrogate.errors import ConfigError
 
+CriticalToysOption = Annotated[
+    int, typer.Option(min=0, help="Toys at each point of a Neyman construction; asymptotic critical values if 0.")
+]
 GlobalToysOption = Annotated[
     int, typer.Option(min=0, help="Background-only toys for the global significance of the largest excess.")
 ]
@@ -62,6 +66,20 @@ def scan_values(word: str) -> tuple[str, list[int | float]]:
     return name, sorted(values)
 
 
+def unit_of_constant(parameters: ParameterSet, name: str) -> str:
+    """Return the unit of a parameter that no fit varies.
+
+    Raises
+    ------
+    ConfigError
+        If fits vary it: a scan would move its nominal value and the centre of its constraint.
+    """
+    if parameters[name].fittable:
+        constants = ", ".join(p.name for p in parameters.parameters if not p.fittable) or "none in this model"
+        raise ConfigError(f"--over {name}: is fitted, not a constant; scan one of the constants: {constants}")
+    return parameters[name].unit
+
+
 def scan(
     model: ModelArgument,
     data: DataOption,
@@ -70,9 +88,7 @@ def scan(
     poi: PoiOption = None,
     confidence_level: LevelOption = None,
     kind: KindOption = None,
-    critical_toys: Annotated[
-        int, typer.Option(min=0, help="Toys at each point of a Neyman construction; asymptotic critical values if 0.")
-    ] = 0,
+    critical_toys: CriticalToysOption = 0,
     bands: Annotated[int, typer.Option(min=0, help="Background-only toys for the bands of the sensitivity.")] = 0,
     global_toys: GlobalToysOption = 0,
     power: PowerOption = None,
@@ -103,6 +119,7 @@ def scan(
         return build_model(model, data, template_path, template, chosen, index, drop_outside, allow_uncertified)
 
     first = build(values[0])
+    unit = unit_of_constant(first.parameters, name)
     settings = ScanSettings(
         default_poi(first.parameters) if poi is None else poi,
         confidence_level,
@@ -119,7 +136,6 @@ def scan(
     console = console_for(record)
     with study_plan(console, workers, None) as plan:
         models = _models(first, values, build)
-        unit = first.parameters[name].unit
         found = limit_scan(models, name, replace(settings, plan=plan), unit)
     console.print(scan_text(found))
     for what, path in write_scan(found, output, ylabel, factor).items():
