@@ -98,7 +98,7 @@ def test_a_power_constraint_by_discovery() -> None:
         (["--over", "wimp_mss=20"], "did you mean 'wimp_mass'"),
         (
             ["--over", "er_rate_multiplier=1,2"],
-            "er_rate_multiplier: is fitted, not a constant; scan one of the constants",
+            "er_rate_multiplier: it is fitted, not a constant; scan one of the constants",
         ),
         (["--over", "wimp_mass=20,30"], "has no entry for wimp_mass = 30"),
         (["--over", "wimp_mass=20", "--power", "0.16"], "needs the limits of background-only toys"),

@@ -76,7 +76,7 @@ def unit_of_constant(parameters: ParameterSet, name: str) -> str:
     """
     if parameters[name].fittable:
         constants = ", ".join(p.name for p in parameters.parameters if not p.fittable) or "none in this model"
-        raise ConfigError(f"--over {name}: is fitted, not a constant; scan one of the constants: {constants}")
+        raise ConfigError(f"--over {name}: it is fitted, not a constant; scan one of the constants: {constants}")
     return parameters[name].unit
 
 
